@@ -1,0 +1,1 @@
+"""How fast and how big: measurements of the teacher and of what ships."""

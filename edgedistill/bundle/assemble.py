@@ -1,0 +1,116 @@
+"""A folder that runs on the device, from an exported file: model, tokenizer, runtime, requirements.
+
+<name>-<target>/
+  manifest.json      what is in here, with hashes, the pinned engine and the numbers
+  model/model.onnx   tokenizer.json   requirements.txt   README.md (the model card)
+  runtime/           python -m runtime predict "text"
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgedistill import __version__, runtime
+from edgedistill.bundle import manifest
+from edgedistill.bundle.card import card
+from edgedistill.config import Request
+from edgedistill.store import ENTRY, Output, Store, hashes
+from edgedistill.types import Exported, Measurement, Plan, Report, Rows, Student
+
+REQUIRED = ("onnxruntime", "numpy", "tokenizers")
+RUNTIME = Path(runtime.__file__).parent
+CARD = "README.md"
+
+
+def draft(
+    request: Request, plan: Plan, student: Student, exported: Exported, rows: Rows, *, threads: int, store: Store
+) -> Output:
+    """A bundle that runs but says no measured numbers yet: what the benchmark measures.
+
+    Args:
+        threads: of the engine on the device.
+    """
+    inputs = {
+        "file": exported.sha256,
+        "student": student.sha256,
+        "name": request.name,
+        "target": plan.device.name,
+        "max_tokens": request.data.max_tokens,
+        "threads": threads,
+        "runtime": hashes(RUNTIME),
+        "requirements": _versions(),
+    }
+
+    def produce(folder: Path, _: Path) -> None:
+        _fill(folder, request, plan, student, exported, rows, threads)
+
+    return store.get("draft", inputs, produce)
+
+
+def _fill(
+    folder: Path, request: Request, plan: Plan, student: Student, exported: Exported, rows: Rows, threads: int
+) -> None:
+    (folder / "model").mkdir()
+    shutil.copyfile(exported.path, folder / "model" / "model.onnx")
+    shutil.copyfile(student.path / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copytree(RUNTIME, folder / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
+    # A file where Python wants a folder: it then writes no bytecode here, and running the bundle leaves it verifiable.
+    (folder / "runtime" / "__pycache__").touch()
+    versions = _versions()
+    config = json.loads((student.path / "config.json").read_text(encoding="utf-8"))
+    (folder / "requirements.txt").write_text("".join(f"{key}=={value}\n" for key, value in versions.items()))
+    content = {
+        "name": request.name,
+        "target": plan.device.name,
+        "task": "classification",
+        "edgedistill": __version__,
+        "engine": {"name": "onnxruntime", "version": versions["onnxruntime"], "threads": threads},
+        "model": {
+            "file": "model/model.onnx",
+            "recipe": exported.recipe,
+            "parameters": student.shape.parameters,
+            "labels": list(rows.labels),
+            "max_tokens": request.data.max_tokens,
+            "pad_id": config["pad_token_id"] or 0,
+        },
+        "numbers": [],
+    }
+    manifest.seal(folder, content)
+
+
+def _versions() -> dict[str, str]:
+    """What the runtime needs on the device, pinned to what is installed and measured here."""
+    return {package: importlib.metadata.version(package) for package in REQUIRED}
+
+
+def finish(made: Path, folder: Path, report: Report) -> None:
+    """Copies a bundle and adds what was measured: the numbers in the manifest, and the model card."""
+    shutil.copytree(made, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ENTRY))
+    content: Mapping[str, Any] = manifest.read(folder).manifest
+    kept = {key: value for key, value in content.items() if key not in {"schema", "files", "digest"}}
+    (folder / CARD).write_text(card(report, content), encoding="utf-8")
+    manifest.seal(folder, {**kept, "numbers": numbers(report)})
+
+
+def numbers(report: Report) -> list[dict[str, Any]]:
+    """The report's figures in the form that the manifest keeps: each with its kind, its unit and its interval."""
+    found: list[dict[str, Any]] = []
+
+    def add(name: str, unit: str, kind: str, value: float, low: float, high: float) -> None:
+        found.append({"name": name, "unit": unit, "kind": kind, "value": value, "interval": [low, high]})
+
+    for contrast in report.contrasts:
+        e = contrast.estimate
+        add(contrast.name, contrast.unit, "measured", e.value, e.low, e.high)
+    for key, e in report.ratios.items():
+        add(f"{key}_ratio", "times", "measured", e.value, e.low, e.high)
+    for m in (*report.plan.predictions, *report.on_target):
+        if isinstance(m, Measurement):
+            low, high = m.interval or (m.median, m.median)
+            add(m.name, m.unit, m.kind, m.median, low, high)
+    return found

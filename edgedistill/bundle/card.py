@@ -1,0 +1,97 @@
+"""The model card of a bundle: what it is for, how to run it, how good and how fast it is, with each number's kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgedistill.types import Contrast, Measurement, Report
+
+MANY_LABELS = 40
+
+
+def card(report: Report, manifest: Mapping[str, Any]) -> str:
+    """The card as Markdown with the metadata block that model hubs read."""
+    labels = manifest["model"]["labels"]
+    shown = ", ".join(f"`{label}`" for label in labels[:MANY_LABELS])
+    more = f" and {len(labels) - MANY_LABELS} more" if len(labels) > MANY_LABELS else ""
+    contrasts = {contrast.name: contrast for contrast in report.contrasts}
+    accuracy = {arm.name: arm.metrics["accuracy"] for arm in report.arms}
+    counts = report.data["counts"]
+    lines = [
+        "---",
+        "pipeline_tag: text-classification",
+        "library_name: onnxruntime",
+        "tags: [edgedistill, distillation, quantized]",
+        "---",
+        f"# {report.name} on {report.device.title}",
+        "",
+        f"A text classifier with {len(labels)} labels, distilled from {report.data['teacher']}.",
+        "",
+        "## Run it",
+        "",
+        "```",
+        "pip install -r requirements.txt",
+        'python -m runtime predict "your text"',
+        "```",
+        "",
+        "## How good it is",
+        "",
+        f"On {counts['test']} test rows, with 95 % intervals (paired bootstrap over rows).",
+        "",
+        "| | accuracy |",
+        "| --- | --- |",
+        *(f"| {arm.title} | {_interval(accuracy[arm.name], 100, '%')} |" for arm in report.arms),
+        "",
+        f"- kept of the teacher's accuracy: {_contrast(contrasts['retained'])}",
+        f"- gained by distilling: {_contrast(contrasts['distillation'])}",
+        "",
+        "## How fast and how big it is",
+        "",
+        f"Measured on {report.environment['machine']}, not on the board, against the teacher in PyTorch: "
+        + ", ".join(f"{_interval(e, 1, '×')} {_RATIOS[key]}" for key, e in report.ratios.items())
+        + ".",
+        "",
+        f"Predicted for {report.device.title}, with 90 % intervals: "
+        + ", ".join(_prediction(m) for m in report.plan.predictions)
+        + ".",
+        "",
+        "## What it learned from",
+        "",
+        f"{counts['train']} training and {counts['validation']} validation rows ({report.data['source']}); "
+        f"{report.data['rejected']} unusable rows and {report.data['duplicates']} duplicates were left out, and "
+        f"{report.data['leaks']} rows whose text is also in the test rows were taken out of training.",
+        "",
+        f"Labels: {shown}{more}.",
+        "",
+        "## What it cannot do",
+        "",
+        f"It knows no other labels than these, and texts are cut after {manifest['model']['max_tokens']} pieces. "
+        "It repeats what its teacher and the rows get wrong.",
+        "",
+        f"Made with edgedistill {report.version}, recipe {manifest['model']['recipe']}, engine "
+        f"{manifest['engine']['name']} {manifest['engine']['version']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+_RATIOS = {"latency": "lower latency", "throughput": "throughput", "size": "smaller", "memory": "less model memory"}
+
+
+def _interval(estimate: Any, scale: float, unit: str) -> str:
+    value, low, high = (scale * x for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value:.1f} {unit}" if low == high else f"{value:.1f} {unit} ({low:.1f} to {high:.1f})"
+
+
+def _contrast(contrast: Contrast) -> str:
+    if contrast.unit == "ratio":
+        return _interval(contrast.estimate, 100, "%")
+    shown = "" if contrast.estimate.low > 0 or contrast.estimate.high < 0 else "; no difference shown"
+    return _interval(contrast.estimate, 1, "points") + shown
+
+
+def _prediction(measurement: Measurement) -> str:
+    scale, unit = (1e-6, "MB") if measurement.unit == "bytes" else (1, measurement.unit)
+    low, high = measurement.interval or (measurement.median, measurement.median)
+    return f"{measurement.name.replace('_', ' ')} {low * scale:.2g} to {high * scale:.2g} {unit}"

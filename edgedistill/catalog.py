@@ -1,0 +1,196 @@
+"""The catalogue: devices, recipes and workloads, each one TOML file.
+
+A folder of the same name in the working directory comes first, so adding a board is adding `./devices/mine.toml`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgedistill.errors import InputError
+from edgedistill.types import Device, Fact, Recipe, Workload
+
+_PACKAGE = Path(__file__).parent
+ROOT = _PACKAGE / "_catalog" if (_PACKAGE / "_catalog").is_dir() else _PACKAGE.parent
+"""Where the built-in folders lie: inside the package in a wheel, beside it in a checkout."""
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+
+# Strict, because otherwise `cores = true` is 1 core and `cores = "4"` is 4.
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=False, frozen=True)
+
+
+class _Fact(_File):
+    value: Positive
+    source: str = Field(min_length=1)
+    trust: Literal["source", "assumed"]
+
+
+class _Gops(_File):
+    int8: _Fact
+    f32: _Fact
+
+
+class _Budget(_File):
+    latency_ms: Positive
+    model_bytes: PositiveInt
+    memory_bytes: PositiveInt
+
+
+class _Device(_File):
+    title: str
+    aliases: tuple[str, ...] = ()
+    isa: tuple[str, ...] = Field(min_length=1)
+    emulated_cpu: str | None = None
+    cores: PositiveInt
+    ram_bytes: PositiveInt
+    ram_usable_bytes: PositiveInt
+    storage_bytes: PositiveInt
+    bandwidth_bytes_s: Positive
+    gops: _Gops
+    engines: tuple[str, ...] = ()
+    budget: _Budget
+    sources: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+class _Recipe(_File):
+    format: Literal["onnx", "gguf"]
+    engine: str
+    bits: Literal[4, 8, 16, 32]
+    scheme: str
+    per_channel: bool = False
+    reduce_range: bool = False
+    needs_isa: tuple[str, ...] = ()
+    tolerance: Annotated[float, Field(ge=0, le=1)]
+
+
+class _Workload(_File):
+    task: str
+    rows: PositiveInt
+    batch_rows: PositiveInt
+    threads: PositiveInt
+    rounds: PositiveInt
+    seed: int = 0
+
+
+Schema = TypeVar("Schema", bound=_File)
+
+
+def device(name: str) -> Device:
+    """The profile of a board, by its name or one of its aliases.
+
+    Raises:
+        InputError: no such board, with the closest names; or its file is wrong, with every problem in it.
+    """
+    known = _aliases()
+    if name not in known:
+        raise _unknown("target", name, sorted(known), "edgedistill targets lists them all")
+    path = known[name]
+    read = _read(path, _Device)
+    facts = {key: Fact(**fact.model_dump()) for key, fact in iter(read.gops)}
+    return Device(
+        name=path.stem,
+        **{key: value for key, value in iter(read) if key not in {"gops", "budget"}},
+        gops=facts,
+        budget=read.budget.model_dump(),
+    )
+
+
+def devices() -> tuple[Device, ...]:
+    """Every board in the catalogue, by name."""
+    return tuple(device(name) for name in sorted(_files("devices")))
+
+
+def recipe(name: str) -> Recipe:
+    """An export recipe by name. Raises InputError when there is none or its file is wrong."""
+    return Recipe(name=name, **_read(_find("export", name, "recipe"), _Recipe).model_dump())
+
+
+def recipes() -> tuple[Recipe, ...]:
+    """Every export recipe, smallest weights first."""
+    return tuple(sorted((recipe(name) for name in _files("export")), key=lambda r: (r.bits, r.name)))
+
+
+def workload(name: str) -> Workload:
+    """A benchmark workload by name. Raises InputError when there is none or its file is wrong."""
+    return Workload(name=name, **_read(_find("benchmarks/workloads", name, "workload"), _Workload).model_dump())
+
+
+def _files(folder: str) -> dict[str, Path]:
+    """The TOML files of one catalogue folder by name, the working directory's before the built-in ones."""
+    found: dict[str, Path] = {}
+    for root in (Path.cwd(), ROOT):
+        for path in sorted((root / folder).glob("*.toml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def _find(folder: str, name: str, what: str) -> Path:
+    files = _files(folder)
+    if name not in files:
+        raise _unknown(what, name, sorted(files), f"the files in {folder}/ are the ones there are")
+    return files[name]
+
+
+def _aliases() -> dict[str, Path]:
+    names: dict[str, Path] = {}
+    for stem, path in _files("devices").items():
+        if not NAME.fullmatch(stem):
+            raise InputError(f"{path}: the name of a device file must match {NAME.pattern}", hint="rename the file")
+        for alias in _read(path, _Device).aliases:
+            names.setdefault(alias, path)
+    return names | _files("devices")
+
+
+def _unknown(what: str, name: str, known: list[str], otherwise: str) -> InputError:
+    shown = name if len(name) <= 80 else name[:77] + "..."
+    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(close)}?" if close else otherwise
+    return InputError(f"unknown {what} {shown!r}", hint=hint)
+
+
+def _read(path: Path, schema: type[Schema]) -> Schema:
+    try:
+        return schema.model_validate(read_toml(path))
+    except ValidationError as error:
+        raise InputError(f"{path} has {problems(error)}", hint="every key is described in devices/README.md") from error
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """A TOML file as plain values. Raises InputError with the file and the line when it is not TOML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):
+            raise InputError(f"{path} begins with a byte-order mark", hint="save it as UTF-8 without BOM")
+        return tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist", hint="edgedistill init writes one") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", hint="it must be a file you may read") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start})", hint="save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not valid TOML: {error}", hint="fix that line") from error
+
+
+def problems(error: ValidationError) -> str:
+    """All problems of a validation, one a line: where, what, and the value found."""
+    lines = []
+    for item in error.errors():
+        # Of a key that is not there, pydantic hands over the table around it, which is not what was found.
+        found = "" if item["type"] == "missing" else f" (found {str(item['input'])[:60]!r})"
+        lines.append(f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg'].lower()}{found}")
+    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    return f"{count}:\n" + "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Rows: read, checked and split, and the embedded default set."""

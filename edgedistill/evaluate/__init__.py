@@ -1,0 +1,1 @@
+"""How good each arm is, with intervals."""

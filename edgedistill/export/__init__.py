@@ -1,0 +1,1 @@
+"""From a student to a file for one engine, proved to answer the same."""

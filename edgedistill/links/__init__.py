@@ -1,0 +1,1 @@
+"""How commands reach a device: this machine, or an emulated core."""

@@ -1,0 +1,142 @@
+"""aarch64 programs on this machine under qemu-user: right instruction set and answers, never right times.
+
+The root holds Debian's arm64 Python, unpacked without root rights, and the wheels of the engine that bundles pin. It
+is made once by `install` and shared by all builds:
+
+    <cache>/aarch64/  usr/bin/python3.11  lib/ld-linux-aarch64.so.1  site/onnxruntime …  ready.json
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import platformdirs
+
+from edgedistill.errors import StageError
+from edgedistill.links import local
+from edgedistill.store import replace
+from edgedistill.types import NotMeasured
+
+EMULATOR = "qemu-aarch64-static"
+PYTHON = "usr/bin/python3.11"
+PACKAGES = (
+    "libc6",
+    "libgcc-s1",
+    "libstdc++6",
+    "zlib1g",
+    "libexpat1",
+    "libffi8",
+    "libssl3",
+    "libbz2-1.0",
+    "liblzma5",
+    "libuuid1",
+    "python3.11-minimal",
+    "libpython3.11-minimal",
+    "libpython3.11-stdlib",
+)
+WHEELS = ("onnxruntime", "numpy", "tokenizers")
+PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
+REMEDY = "apt install qemu-user-static, then edgedistill doctor --install-emulation (needs Debian's packages, 230 MB)"
+
+
+def root() -> Path:
+    """Where the arm64 files lie; the environment variable EDGEDISTILL_AARCH64_ROOT moves it."""
+    return Path(os.environ.get("EDGEDISTILL_AARCH64_ROOT") or platformdirs.user_cache_path("edgedistill") / "aarch64")
+
+
+def wanted() -> dict[str, str]:
+    """The packages that must run on the device, with the versions that bundles pin: the ones installed here."""
+    return {name: importlib.metadata.version(name) for name in WHEELS}
+
+
+def missing() -> NotMeasured | None:
+    """Why nothing can be emulated here, or None when it can."""
+    name = "emulation"
+    if shutil.which(EMULATOR) is None:
+        return NotMeasured(name=name, reason=f"{EMULATOR} is not installed", remedy=REMEDY)
+    try:
+        ready = json.loads((root() / "ready.json").read_text())
+    except (OSError, ValueError):
+        return NotMeasured(name=name, reason="there is no arm64 root to run in", remedy=REMEDY)
+    if ready != wanted():
+        reason = f"the arm64 root holds {ready} and bundles pin {wanted()}"
+        return NotMeasured(name=name, reason=reason, remedy="edgedistill doctor --install-emulation")
+    return None
+
+
+def run(arguments: Sequence[str | Path], *, cpu: str, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
+    """Runs arm64 Python with these arguments on an emulated core. Raises EngineCrashed when it fails.
+
+    Args:
+        cpu: the core's name in qemu, which decides the instruction set: "cortex-a53" has no dot products.
+    """
+    base = root()
+    argv = [EMULATOR, "-cpu", cpu, "-L", base, base / PYTHON, *arguments]
+    return local.run(argv, cwd=cwd, environment={"PYTHONPATH": str(base / "site"), **(environment or {})})
+
+
+def install() -> Path:
+    """Makes the arm64 root from Debian's packages and the package index. Nothing outside the cache is touched.
+
+    Raises:
+        StageError: this is no Debian-like system, or a package cannot be had.
+    """
+    for tool in ("apt-get", "dpkg", EMULATOR):
+        if shutil.which(tool) is None:
+            raise StageError(
+                f"{tool} is not installed", hint="emulation is set up on Debian and Ubuntu only; " + REMEDY
+            )
+    final = root()
+    fresh = final.with_name(f".{final.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    _unpack_debian(fresh)
+    _unpack_wheels(fresh)
+    (fresh / "ready.json").write_text(json.dumps(wanted()))
+    shutil.rmtree(final, ignore_errors=True)
+    replace(fresh, final)
+    return final
+
+
+def _unpack_debian(base: Path) -> None:
+    """Downloads arm64 packages with apt state of our own, so the system's packages stay as they are."""
+    state, packages = base / "apt", base / "apt" / "packages"
+    for folder in (state / "lists" / "partial", state / "cache" / "archives" / "partial", packages):
+        folder.mkdir(parents=True)
+    (state / "status").touch()
+    settings = {
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "APT::Sandbox::User": "",
+        "Debug::NoLocking": "1",
+        "Dir::State": state,
+        "Dir::State::status": state / "status",
+        "Dir::State::Lists": state / "lists",
+        "Dir::Cache": state / "cache",
+    }
+    options = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
+    local.run(["apt-get", "-qq", *options, "update"], cwd=packages)
+    local.run(["apt-get", "-qq", *options, "download", *PACKAGES], cwd=packages)
+    for package in sorted(packages.glob("*.deb")):
+        local.run(["dpkg", "-x", package, base], cwd=packages)
+    shutil.rmtree(state)
+
+
+def _unpack_wheels(base: Path) -> None:
+    wheels, site = base / "wheels", base / "site"
+    wheels.mkdir()
+    site.mkdir()
+    pins = [f"{name}=={version}" for name, version in wanted().items()]
+    where = [part for name in PLATFORMS for part in ("--platform", name)]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    local.run([*pip, "--python-version", "3.11", "--implementation", "cp", *where, "-d", wheels, *pins], cwd=base)
+    for wheel in sorted(wheels.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:  # from the package index, checked by pip
+            archive.extractall(site)
+    shutil.rmtree(wheels)

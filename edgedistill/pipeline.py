@@ -1,0 +1,279 @@
+"""The order of the stages, and nothing else: from a request to a bundle and a report.
+
+    rows ─► plan ─► teacher ─► signals ─► student, control ─► export ─► draft ─► answers, bench, target ─► report
+
+Every stage goes through the store, so a build that was killed goes on where it was, and one with nothing to do only
+compares hashes. The stages that train and measure are imported when they have to run.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedistill import catalog
+from edgedistill import plan as planning
+from edgedistill.bundle import manifest
+from edgedistill.config import Request
+from edgedistill.data import rows as data
+from edgedistill.data.rows import Row
+from edgedistill.errors import EdgeDistillError
+from edgedistill.links import emulated
+from edgedistill.stages import Run, Watch
+from edgedistill.store import Output, Store, canonical, file_sha256, publish, write_atomically
+from edgedistill.teachers import local
+from edgedistill.types import SPLITS, Plan, Rows, Teacher
+
+STORE = ".edgedistill"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """Where a build put its results, and what its report says."""
+
+    bundle: Path
+    page: Path
+    report: dict[str, Any]
+    changed: bool
+
+    @property
+    def missed(self) -> list[dict[str, Any]]:
+        """The goals that do not hold."""
+        return [goal for goal in self.report["goals"] if goal["held"] is False]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What is known before anything is trained."""
+
+    rows: Rows
+    teacher: Teacher
+    plan: Plan
+    threads: int
+
+
+def plan(request: Request, watch: Watch) -> Plan:
+    """What a build would do, without doing it.
+
+    Raises:
+        PlanRefused: nothing fits, with the arithmetic.
+        InputError: the rows or the teacher cannot be used.
+    """
+    with Store(request.out.parent / STORE) as store:
+        return _prepare(Run(request, store, watch)).plan
+
+
+def build(request: Request, watch: Watch, *, fresh: bool = False) -> Built:
+    """From rows and a teacher to a bundle with a report, going on from whatever is finished already.
+
+    Args:
+        fresh: do every stage again.
+
+    Raises:
+        EdgeDistillError: see `edgedistill.errors` for the kinds; finished stages are kept.
+    """
+    with Store(request.out.parent / STORE, fresh=fresh) as store:
+        run = Run(request, store, watch)
+        known = _prepare(run)
+        result = _make(run, known)
+        bundle, page = _publish(run, result)
+        report = json.loads((result.path / "report.json").read_text(encoding="utf-8"))
+        return Built(bundle=bundle, page=page, report=report, changed=run.changed)
+
+
+def _prepare(run: Run) -> Prepared:
+    request = run.request
+    device = catalog.device(request.target)
+    with run.stage("rows") as stage:
+        rows, output = data.prepare(request.data, seed=request.seed, store=run.store)
+        stage.took(output)
+        stage.note = ", ".join(f"{rows.counts[split]} {split}" for split in SPLITS) + f", {len(rows.labels)} labels"
+    with run.stage("plan") as stage:
+        teacher = local.find(request.teacher.model, rows.labels)
+        facts = _facts(run.store, rows, teacher, request)
+        threads = max(1, min(catalog.workload(request.bench.workload).threads, device.cores))
+        made = planning.plan(request, device, catalog.recipes(), teacher, facts, threads=threads)
+        stage.note = made.explanation[0]
+    return Prepared(rows=rows, teacher=teacher, plan=made, threads=threads)
+
+
+def _facts(store: Store, rows: Rows, teacher: Teacher, request: Request) -> planning.RowFacts:
+    """Lengths and vocabulary of the rows in the teacher's pieces."""
+
+    def produce(folder: Path, _: Path) -> None:
+        from tokenizers import Tokenizer
+
+        from edgedistill.distill.vocab import pieces_of, trim
+
+        tokenizer = Tokenizer.from_file(str(teacher.path / "tokenizer.json"))
+        texts = [row.text for row in data.read(rows, "train")]
+        special = tokenizer.num_special_tokens_to_add(False)
+        lengths = [min(len(ids) + special, request.data.max_tokens) for ids in pieces_of(tokenizer, texts)]
+        found = {
+            "labels": len(rows.labels),
+            "tokens": round(statistics.median(lengths)),
+            "longest": max(lengths),
+            "vocabulary": len(trim(tokenizer, texts).kept),
+        }
+        (folder / "facts.json").write_bytes(canonical(found))
+
+    inputs = {"rows": rows.sha256, "teacher": teacher.sha256, "max_tokens": request.data.max_tokens}
+    output = store.get("facts", inputs, produce)
+    return planning.RowFacts(**json.loads((output.path / "facts.json").read_text()))
+
+
+def _make(run: Run, known: Prepared) -> Output:
+    """From the plan to the finished report, as one output of the store.
+
+    Its key holds all that the stages in it depend on, so when nothing changed they are not even looked at.
+    """
+    missing = emulated.missing()
+    inputs = {
+        "request": run.request.model_dump(mode="json", exclude={"out": True, "data": {"folder"}, "teacher": {"model"}}),
+        "rows": known.rows.sha256,
+        "teacher": known.teacher.sha256,
+        "plan": asdict(known.plan),
+        "workload": asdict(catalog.workload(run.request.bench.workload)),
+        "emulation": None if missing is None else asdict(missing),
+    }
+    output = run.store.get("build", inputs, lambda folder, _: _stages(run, known, folder))
+    if output.cached:
+        with run.stage("build") as stage:
+            stage.note = "nothing has changed"
+    return output
+
+
+def _stages(run: Run, known: Prepared, folder: Path) -> None:
+    from edgedistill.bench import protocol, target
+    from edgedistill.bundle import assemble
+    from edgedistill.distill import teach, tokens
+    from edgedistill.evaluate import arms
+    from edgedistill.export import ladder, parity
+    from edgedistill.report import collect, render
+
+    request, rows, store = run.request, known.rows, run.store
+    splits = {split: data.read(rows, split) for split in SPLITS}
+    limit = request.data.max_tokens
+
+    with run.stage("teacher") as stage:
+        tuned = teach.teach(known.teacher, rows, splits["train"], request, store=store, progress=stage.progress)
+        stage.took(tuned)
+        stage.note = "has the head already" if tuned is None else "fine-tuned on the labelled rows"
+    teacher, identity = (known.teacher.path, known.teacher.sha256) if tuned is None else (tuned.path, tuned.sha256)
+
+    with run.stage("signals") as stage:
+        answers = teach.ask(teacher, identity, rows, splits, limit, store=store, progress=stage.progress)
+        stage.took(answers)
+
+    trained = {}
+    for arm in tokens.ARMS:
+        with run.stage(arm) as stage:
+            trained[arm] = tokens.distil(
+                arm,
+                teacher,
+                answers,
+                rows,
+                splits,
+                known.plan.student_shape,
+                request,
+                store=store,
+                progress=stage.progress,
+            )
+            stage.took(trained[arm][1])
+    (student, student_output), (control, control_output) = trained["student"], trained["control"]
+
+    with run.stage("export") as stage:
+        exported, output = ladder.export(
+            student,
+            known.plan.recipes,
+            ids=tokens.encoded(student, splits["validation"], limit),
+            truth=_classes(rows, splits["validation"]),
+            logits=tokens.said(student_output, "validation", splits["validation"]),
+            tolerance=request.export.tolerance,
+            store=store,
+            progress=stage.progress,
+        )
+        stage.took(output)
+        stage.note = f"{exported.recipe}, {exported.path.stat().st_size / 1e6:.1f} MB"
+
+    with run.stage("draft") as stage:
+        draft = assemble.draft(request, known.plan, student, exported, rows, threads=known.threads, store=store)
+        stage.took(draft)
+
+    with run.stage("answers") as stage:
+        test_ids = tokens.encoded(student, splits["test"], limit)
+        shipped, output = parity.kept_answers(exported, test_ids, rows.sha256, store=store, progress=stage.progress)
+        stage.took(output)
+        logits: dict[arms.Name, Any] = {
+            "teacher": tokens.said(answers, "test", splits["test"]),
+            "control": tokens.said(control_output, "test", splits["test"]),
+            "student": tokens.said(student_output, "test", splits["test"]),
+            "exported": shipped,
+        }
+        truth = _classes(rows, splits["test"])
+
+    texts = [row.text for row in splits["test"]]
+    with run.stage("bench") as stage:
+        subjects, measured = protocol.bench(
+            teacher, identity, draft, texts, request, known.threads, store=store, progress=stage.progress
+        )
+        stage.took(measured)
+
+    with run.stage("target") as stage:
+        on_target, checked = target.kept_check(draft, known.plan.device, texts, shipped, store=store)
+        stage.took(checked)
+
+    with run.stage("report") as stage:
+        stage.cached = False
+        report = collect.collect(
+            request,
+            rows=rows,
+            teacher=known.teacher,
+            plan=known.plan,
+            arms=arms.arms(logits, truth, rows.labels, out_of_scope=request.data.out_of_scope, seed=request.seed),
+            contrasts=arms.contrasts(logits, truth, seed=request.seed),
+            subjects=subjects,
+            ratios=protocol.ratios(*subjects),
+            on_target=on_target,
+            exported=exported,
+            curves={"student": student.curve, "control": control.curve}
+            | ({} if tuned is None else {"teacher": teach.curve(tuned)}),
+            seconds=run.seconds,
+            threads=known.threads,
+        )
+        assemble.finish(draft.path, folder / "bundle", report)
+        (folder / "report.html").write_text(render.render(report), encoding="utf-8")
+        (folder / "report.json").write_text(render.render_json(report), encoding="utf-8")
+
+
+def _classes(rows: Rows, of_split: list[Row]) -> Any:
+    """The class number of each row. Shape: [rows]."""
+    import numpy as np
+
+    number = {label: i for i, label in enumerate(rows.labels)}
+    return np.array([number[row.label] for row in of_split])
+
+
+def _publish(run: Run, result: Output) -> tuple[Path, Path]:
+    """Puts bundle and report where the user looks for them, unless they are there already."""
+    name = f"{run.request.name}-{run.request.target}"
+    bundle, page = run.request.out / name, run.request.out / f"{name}.html"
+    if not _same_bundle(result.path / "bundle", bundle):
+        publish(result.path / "bundle", bundle, owned=lambda folder: (folder / manifest.MANIFEST).is_file())
+        run.changed = True
+    for source, target in (("report.html", page), ("report.json", page.with_suffix(".json"))):
+        content = (result.path / source).read_bytes()
+        if not target.is_file() or target.read_bytes() != content:
+            write_atomically(target, content)
+    return bundle, page
+
+
+def _same_bundle(made: Path, published: Path) -> bool:
+    try:
+        manifest.verify(published)
+    except EdgeDistillError:
+        return False
+    return file_sha256(published / manifest.MANIFEST) == file_sha256(made / manifest.MANIFEST)

@@ -1,0 +1,90 @@
+"""What the page is made of: headings, lines and tables of plain text; the template only draws them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgedistill.types import Kind, NotMeasured
+
+KINDS: tuple[Kind, ...] = ("measured", "emulated", "predicted")
+MISSING = "not measured"
+
+NAMES = {
+    "latency": "Latency",
+    "cold_start": "Cold start",
+    "first_answer": "First answer",
+    "throughput": "Throughput",
+    "memory_model": "Memory for the model",
+    "memory_process": "Memory of the process",
+    "memory": "Memory",
+    "size": "Size of the file",
+    "model_size": "Size of the model",
+    "answers_equal": "Answers equal to the build machine's",
+    "macro_f1": "Macro F1",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One cell: a figure or a few words, a smaller line under it, and how it should strike the eye."""
+
+    text: str
+    note: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A captioned table.
+
+    A column whose head has the tone "figure" is aligned to the right; one with the tone "kind" repeats what the title
+    says, and gives way where there is little room.
+    """
+
+    title: str
+    columns: tuple[Cell, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One part of the page: lines of text first, then tables, then a list."""
+
+    id: str
+    title: str
+    lines: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    items: tuple[str, ...] = ()
+
+
+def table(
+    title: str, columns: str, *rows: tuple[str | Cell, ...], heads: tuple[Cell, ...] = (), note: str = ""
+) -> Table:
+    """A table from plain strings.
+
+    Args:
+        title: the caption.
+        columns: titles separated by "|"; those of figures end in "#", that of the kind in "!".
+        rows: one cell a column, the first one names the row.
+        heads: further columns, for titles that come from outside.
+        note: a line under the table.
+    """
+    names = [name.strip() for name in columns.split("|")]
+    tones = {"#": "figure", "!": "kind"}
+    fixed = tuple(Cell(text=name.rstrip("#!"), tone=tones.get(name[-1:], "")) for name in names)
+    cells = tuple(tuple(Cell(text=cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
+    return Table(title=title, columns=fixed + heads, rows=cells, note=note)
+
+
+def label(name: str) -> str:
+    """The name of a metric, a measurement or a field as people write it."""
+    text = name.replace("_", " ").strip()
+    return NAMES.get(name, text[:1].upper() + text[1:])
+
+
+def missing(found: NotMeasured) -> str:
+    """Why a number is not there, and what would bring it."""
+    return f"{MISSING}: {found.reason}" + (f"; {found.remedy}" if found.remedy else "")

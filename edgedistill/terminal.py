@@ -1,0 +1,202 @@
+"""What the command line shows: one line a stage while a build runs, tables afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from edgedistill.types import Device, NotMeasured, Plan, Progress, Subject
+
+if TYPE_CHECKING:
+    from edgedistill.checkup import Finding
+
+BAR = 24
+REDRAW_S = 0.2
+WIDE = 100
+
+
+class Lines:
+    """One line a stage on standard error: name, time, what came out; a live bar while it runs.
+
+    Without a terminal, finished lines only. `quiet` shows nothing.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._stage = ""
+        self._started = 0.0
+        self._drawn = 0.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._live.stop()
+
+    def begin(self, stage: str) -> Progress:
+        """Starts the line of a stage."""
+        self._stage, self._started, self._drawn = stage, time.monotonic(), 0.0
+        self._show(Text(f"  {stage:<9}", style="bold"))
+        return self._advance
+
+    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
+        """Finishes the line of a stage."""
+        took = "cached" if cached else _seconds(seconds)
+        self._show(Text(""))
+        line = Text.assemble((f"  {stage:<9}", "bold"), (f"{took:>8}  ", "green" if cached else "cyan"), note)
+        self._console.print(line, overflow="ellipsis", no_wrap=True)
+
+    def _advance(self, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self._drawn < REDRAW_S and done < total:
+            return
+        self._drawn = now
+        share = done / max(1, total)
+        elapsed = now - self._started
+        left = f"{_seconds(elapsed / share - elapsed)} left" if 0.02 < share < 1 else ""
+        bar = "━" * round(share * BAR)
+        self._show(
+            Text.assemble(
+                (f"  {self._stage:<9}", "bold"),
+                (f"{_seconds(elapsed):>8}  ", "cyan"),
+                (bar, "cyan"),
+                ("─" * (BAR - len(bar)), "dim"),
+                f" {share:>4.0%}  {left}  {note}",
+            )
+        )
+
+    def _show(self, text: Text) -> None:
+        if self._live.is_started:
+            self._live.update(text, refresh=True)
+
+
+def verdict(report: Mapping[str, Any]) -> list[RenderableType]:
+    """The goals of a report and what came out, after a table of the arms."""
+    arms = _table("accuracy on the test rows", "arm", "accuracy", "95 % interval")
+    for arm in report["arms"]:
+        found = arm["metrics"]["accuracy"]
+        arms.add_row(arm["title"], f"{found['value']:.2%}", f"{found['low']:.2%} to {found['high']:.2%}")
+    goals = _table(f"{report['name']} on {report['device']['title']}", "goal", "asked", "found", "kind", "held")
+    for goal in report["goals"]:
+        sign = "≥" if goal["direction"] == "at least" else "≤"
+        held = {True: Text("yes", "green"), False: Text("no", "bold red"), None: Text("not measured", "yellow")}
+        found = "" if goal["value"] is None else _value(goal["value"], goal["unit"])
+        goals.add_row(
+            goal["title"],
+            f"{sign} {_value(goal['asked'], goal['unit'])}",
+            found,
+            goal["kind"] or "",
+            held[goal["held"]],
+        )
+    return [arms, goals, *(Text(f"note: {remark}") for remark in report["remarks"])]
+
+
+def plan_tables(made: Plan) -> list[RenderableType]:
+    """What a plan chose, what it should cost, and why."""
+    numbers = _table(f"predicted on {made.device.title}", "figure", "value", "90 % interval")
+    for prediction in made.predictions:
+        low, high = prediction.interval or (prediction.median, prediction.median)
+        numbers.add_row(
+            prediction.name.replace("_", " "),
+            _value(prediction.median, prediction.unit),
+            f"{_value(low, prediction.unit)} to {_value(high, prediction.unit)}",
+        )
+    return [
+        Text(f"target: {made.device.title} ({made.device.name})"),
+        *(Text(line) for line in made.explanation),
+        numbers,
+    ]
+
+
+def targets_table(devices: Iterable[Device]) -> Table:
+    """Every board in one line."""
+    table = _table("targets", "name", "board", "usable RAM", "int8 a core", "engine", "also called")
+    for device in devices:
+        table.add_row(
+            device.name,
+            device.title,
+            _value(device.ram_usable_bytes, "bytes"),
+            f"{device.gops['int8'].value:g} GOP/s",
+            ", ".join(device.engines) or "none",
+            ", ".join(device.aliases),
+        )
+    return table
+
+
+def device_tables(device: Device) -> list[RenderableType]:
+    """One board with the sources of its facts."""
+    table = _table(f"{device.title} ({device.name})", "fact", "value", "where it was read")
+    facts = {
+        "isa": " ".join(device.isa),
+        "cores": str(device.cores),
+        "ram_bytes": _value(device.ram_bytes, "bytes"),
+        "ram_usable_bytes": _value(device.ram_usable_bytes, "bytes"),
+        "storage_bytes": _value(device.storage_bytes, "bytes"),
+        "bandwidth_bytes_s": f"{device.bandwidth_bytes_s / 1e9:g} GB/s",
+        "engines": ", ".join(device.engines) or "none",
+    }
+    for name, value in facts.items():
+        table.add_row(name, value, device.sources.get(name, "our choice"))
+    for name, fact in device.gops.items():
+        table.add_row(f"gops.{name}", f"{fact.value:g} GOP/s a core", f"{fact.source} ({fact.trust})")
+    for name, limit in device.budget.items():
+        name_of, _, unit = name.rpartition("_")
+        table.add_row(f"budget.{name_of}", _value(limit, unit), "our choice")
+    return [table, *(Text(f"note: {note}") for note in device.notes)]
+
+
+def subject_table(subject: Subject) -> Table:
+    """What was measured of one contestant."""
+    import numpy as np
+
+    table = _table(f"{subject.title}, {_value(subject.file_bytes, 'bytes')}", "figure", "p50", "p90", "p99", "kind")
+    for found in subject.measurements:
+        if isinstance(found, NotMeasured):
+            table.add_row(found.name, "not measured", found.reason, "", "")
+            continue
+        shares = (50, 90, 99) if len(found.values) >= 100 else (50,)
+        points = [_value(float(np.percentile(found.values, share)), found.unit) for share in shares]
+        kind = found.kind if found.stable else f"{found.kind}, unstable"
+        table.add_row(found.name.replace("_", " "), *points, *[""] * (3 - len(points)), kind)
+    return table
+
+
+def doctor_table(findings: Sequence[Finding]) -> Table:
+    """What is installed and what is not."""
+    table = _table("doctor", "what", "found", "state", "remedy")
+    for finding in findings:
+        state = Text("ok", "green") if finding.ok else Text("missing", "red" if finding.needed else "yellow")
+        table.add_row(finding.what, finding.found, state, "" if finding.ok else finding.remedy)
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 60 else f"{int(value // 60)}:{int(value % 60):02d} min"
+
+
+def _value(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+    if unit == "share":
+        return f"{value:.1%}"
+    if unit == "times":
+        return f"{value:.1f} ×"
+    return f"{value:.3g} {unit}".strip() if value < 1000 else f"{value:,.0f} {unit}".strip()

@@ -1,0 +1,289 @@
+"""The frozen values that pass between stages. Units stand in the field names; a missing number is `NotMeasured`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+Kind = Literal["measured", "emulated", "predicted"]
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """A value of a device profile with where it was read.
+
+    `trust` is "source" when the page named says so, "assumed" when it is general knowledge or our own choice.
+    """
+
+    value: float
+    source: str
+    trust: Literal["source", "assumed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A target: what it computes with, how much it holds, and what a user expects of it."""
+
+    name: str
+    title: str
+    aliases: tuple[str, ...]
+    isa: tuple[str, ...]
+    emulated_cpu: str | None
+    cores: int
+    ram_bytes: int
+    ram_usable_bytes: int
+    storage_bytes: int
+    bandwidth_bytes_s: float
+    gops: Mapping[str, Fact]
+    engines: tuple[str, ...]
+    budget: Mapping[str, float]
+    sources: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One way to write a student into a file for one engine."""
+
+    name: str
+    format: Literal["onnx", "gguf"]
+    engine: str
+    bits: int
+    scheme: str
+    per_channel: bool
+    reduce_range: bool
+    needs_isa: tuple[str, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What a benchmark runs: which rows, how many, with how many threads."""
+
+    name: str
+    task: str
+    rows: int
+    batch_rows: int
+    threads: int
+    rounds: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The sizes of an encoder. `layers` are teacher layers that the student copies, counted from 0."""
+
+    layers: tuple[int, ...]
+    hidden: int
+    ffn: int
+    heads: int
+    vocabulary: int
+    positions: int
+    labels: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, classifier head included."""
+        embeddings = (self.vocabulary + self.positions + 2) * self.hidden + 2 * self.hidden
+        attention = 4 * (self.hidden * self.hidden + self.hidden)
+        feed_forward = 2 * self.hidden * self.ffn + self.ffn + self.hidden
+        head = self.hidden * self.hidden + self.hidden + self.labels * (self.hidden + 1)
+        return embeddings + len(self.layers) * (attention + feed_forward + 4 * self.hidden) + head
+
+    def macs(self, tokens: int) -> int:
+        """Multiply-accumulates for one text, with the last layer computed for the first position only.
+
+        Args:
+            tokens: length of the text in pieces, special ones included.
+        """
+        projection = self.hidden * self.hidden
+        layer = 4 * projection + 2 * self.hidden * self.ffn
+        full = (len(self.layers) - 1) * (layer * tokens + 2 * self.hidden * tokens * tokens)
+        last = 2 * projection * tokens + 2 * projection + 2 * self.hidden * self.ffn + 2 * self.hidden * tokens
+        return full + last + projection + self.labels * self.hidden
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Validated, split and de-duplicated rows on disk: one JSONL file a split."""
+
+    path: Path
+    sha256: str
+    counts: Mapping[str, int]
+    labels: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teacher:
+    """A local checkpoint, and the facts about it that the plan needs."""
+
+    path: Path
+    name: str
+    sha256: str
+    shape: Shape
+    weight_bytes: int
+    has_head: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Student:
+    """A trained student checkpoint with its tokenizer and the curve of its training."""
+
+    path: Path
+    sha256: str
+    shape: Shape
+    curve: tuple[Mapping[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """One file for one engine, with the proof that it answers like the student."""
+
+    path: Path
+    sha256: str
+    recipe: str
+    parity: Mapping[str, float]
+    ladder: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One number with the samples it came from.
+
+    `kind` says where the clock stood: on the device itself, under emulation, or in the predictor's head.
+    """
+
+    name: str
+    unit: str
+    kind: Kind
+    values: tuple[float, ...]
+    interval: tuple[float, float] | None = None
+    stable: bool = True
+    median: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "median", statistics.median(self.values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotMeasured:
+    """A number that is missing, with the reason and, where there is one, the remedy."""
+
+    name: str
+    reason: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What will be built for a device, what it should cost there, and why it was chosen."""
+
+    device: Device
+    recipes: tuple[Recipe, ...]
+    student_shape: Shape
+    predictions: tuple[Measurement, ...]
+    explanation: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A folder that runs on the device: manifest, model, tokenizer, runtime and model card."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A figure with its 95 % interval; all three in the unit that the field around it names."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """How well one contestant answers the test rows: teacher, control, student or exported."""
+
+    name: Literal["teacher", "control", "student", "exported"]
+    title: str
+    metrics: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """Two arms compared row by row (paired bootstrap): a ratio to the teacher or a difference between arms."""
+
+    name: str
+    title: str
+    estimate: Estimate
+    unit: Literal["ratio", "points"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """A bound that was asked for and what came out. `held` is None when nothing could be measured."""
+
+    title: str
+    asked: float
+    value: float | None
+    unit: Literal["share", "times", "ms", "bytes"]
+    direction: Literal["at least", "at most"]
+    kind: Kind | None
+    held: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What the benchmark measured of one contestant: the teacher or the exported file."""
+
+    name: Literal["teacher", "exported"]
+    title: str
+    engine: str
+    file_bytes: int
+    measurements: tuple[Measurement | NotMeasured, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything a build found out, ready to be shown or to be read by a program.
+
+    `curves` maps "teacher", "student" and "control" to one mapping per logged step, with at least "step" and "loss".
+    `seconds` maps each stage to its duration, 0 when its result was already there.
+    """
+
+    name: str
+    device: Device
+    version: str
+    created: str
+    environment: Mapping[str, str]
+    data: Mapping[str, Any]
+    plan: Plan
+    arms: tuple[Arm, ...]
+    contrasts: tuple[Contrast, ...]
+    goals: tuple[Goal, ...]
+    subjects: tuple[Subject, ...]
+    ratios: Mapping[str, Estimate]
+    on_target: tuple[Measurement | NotMeasured, ...]
+    export: Mapping[str, Any]
+    curves: Mapping[str, tuple[Mapping[str, float], ...]]
+    seconds: Mapping[str, float]
+    remarks: tuple[str, ...]
+
+
+class Progress(Protocol):
+    """Where a long stage says how far it is. Implementations must be cheap: they are called at every step."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Called with how much is done, of how much, and what is being done."""
+
+
+def silent(done: int, total: int, note: str = "") -> None:
+    """A progress bar that nobody looks at."""
