@@ -31,6 +31,8 @@ app = typer.Typer(
 targets_app = typer.Typer(help="List the boards that can be built for, or show one.", invoke_without_command=True)
 app.add_typer(targets_app, name="targets")
 
+PIPED_WIDTH = 140
+
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Read this file instead of ./edgedistill.toml.")]
 Target = Annotated[str | None, typer.Option(help="The board to build for; see edgedistill targets.")]
 Teacher = Annotated[str | None, typer.Option(help="The model to learn from: a folder, or a name on the hub.")]
@@ -231,7 +233,8 @@ def _show(parts: Iterable[RenderableType]) -> None:
     """Prints tables and texts on the terminal."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=False)
+    # Into a file or a pipe, lines are as long as they need to be.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
     for part in parts:
         console.print(part)
 

@@ -22,7 +22,7 @@ from edgedistill.data import rows as data
 from edgedistill.data.rows import Row
 from edgedistill.errors import EdgeDistillError
 from edgedistill.links import emulated
-from edgedistill.stages import Run, Watch
+from edgedistill.stages import UNWATCHED, Run, Watch
 from edgedistill.store import Output, Store, canonical, file_sha256, publish, write_atomically
 from edgedistill.teachers import local
 from edgedistill.types import SPLITS, Plan, Rows, Teacher
@@ -55,7 +55,7 @@ class Prepared:
     threads: int
 
 
-def plan(request: Request, watch: Watch) -> Plan:
+def plan(request: Request, watch: Watch = UNWATCHED) -> Plan:
     """What a build would do, without doing it.
 
     Raises:
@@ -66,7 +66,7 @@ def plan(request: Request, watch: Watch) -> Plan:
         return _prepare(Run(request, store, watch)).plan
 
 
-def build(request: Request, watch: Watch, *, fresh: bool = False) -> Built:
+def build(request: Request, watch: Watch = UNWATCHED, *, fresh: bool = False) -> Built:
     """From rows and a teacher to a bundle with a report, going on from whatever is finished already.
 
     Args:
@@ -93,14 +93,15 @@ def _prepare(run: Run) -> Prepared:
         stage.note = ", ".join(f"{rows.counts[split]} {split}" for split in SPLITS) + f", {len(rows.labels)} labels"
     with run.stage("plan") as stage:
         teacher = local.find(request.teacher.model, rows.labels)
-        facts = _facts(run.store, rows, teacher, request)
+        facts, output = _facts(run.store, rows, teacher, request)
+        stage.took(output)
         threads = max(1, min(catalog.workload(request.bench.workload).threads, device.cores))
         made = planning.plan(request, device, catalog.recipes(), teacher, facts, threads=threads)
         stage.note = made.explanation[0]
     return Prepared(rows=rows, teacher=teacher, plan=made, threads=threads)
 
 
-def _facts(store: Store, rows: Rows, teacher: Teacher, request: Request) -> planning.RowFacts:
+def _facts(store: Store, rows: Rows, teacher: Teacher, request: Request) -> tuple[planning.RowFacts, Output]:
     """Lengths and vocabulary of the rows in the teacher's pieces."""
 
     def produce(folder: Path, _: Path) -> None:
@@ -122,7 +123,7 @@ def _facts(store: Store, rows: Rows, teacher: Teacher, request: Request) -> plan
 
     inputs = {"rows": rows.sha256, "teacher": teacher.sha256, "max_tokens": request.data.max_tokens}
     output = store.get("facts", inputs, produce)
-    return planning.RowFacts(**json.loads((output.path / "facts.json").read_text()))
+    return planning.RowFacts(**json.loads((output.path / "facts.json").read_text())), output
 
 
 def _make(run: Run, known: Prepared) -> Output:

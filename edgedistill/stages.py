@@ -11,7 +11,7 @@ from typing import Protocol
 from edgedistill.config import Request
 from edgedistill.errors import EdgeDistillError, StageError
 from edgedistill.store import Output, Store
-from edgedistill.types import Progress
+from edgedistill.types import Progress, silent
 
 
 class Watch(Protocol):
@@ -22,6 +22,18 @@ class Watch(Protocol):
 
     def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
         """The stage is done; `cached` when there was nothing to do."""
+
+
+class _Unwatched:
+    def begin(self, stage: str) -> Progress:
+        return silent
+
+    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
+        pass
+
+
+UNWATCHED: Watch = _Unwatched()
+"""For callers who do not want to know."""
 
 
 @dataclass(slots=True)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 BAR = 24
 REDRAW_S = 0.2
-WIDE = 100
 
 
 class Lines:
@@ -121,17 +120,21 @@ def plan_tables(made: Plan) -> list[RenderableType]:
 
 def targets_table(devices: Iterable[Device]) -> Table:
     """Every board in one line."""
-    table = _table("targets", "name", "board", "usable RAM", "int8 a core", "engine", "also called")
+    table = _table("targets", "name", "board", "usable RAM", "int8 a core", "engine")
     for device in devices:
         table.add_row(
             device.name,
-            device.title,
+            f"{device.title.split(' (')[0]}{also(device.aliases)}",
             _value(device.ram_usable_bytes, "bytes"),
             f"{device.gops['int8'].value:g} GOP/s",
             ", ".join(device.engines) or "none",
-            ", ".join(device.aliases),
         )
     return table
+
+
+def also(aliases: Sequence[str]) -> str:
+    """The other names of a board, for behind its title."""
+    return f" (also {', '.join(aliases)})" if aliases else ""
 
 
 def device_tables(device: Device) -> list[RenderableType]:
@@ -183,8 +186,8 @@ def doctor_table(findings: Sequence[Finding]) -> Table:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     return table
 
 

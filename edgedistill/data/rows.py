@@ -30,6 +30,8 @@ from edgedistill.types import SPLITS, Rows
 
 MAX_LINE_BYTES = 1_000_000
 SUFFIXES = (".jsonl", ".csv")
+ALL = "all"
+"""The name of a single file's rows until they are split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def _files(data: Data) -> dict[str, Path]:
     if folder.is_file():
         if folder.suffix not in SUFFIXES:
             raise InputError(f"{folder} is neither .jsonl nor .csv", hint="convert it to one JSON object a line")
-        return {"all": folder}
+        return {ALL: folder}
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist", hint="give --data a folder with train.jsonl, or one file")
     found: dict[str, Path] = {
@@ -113,8 +115,8 @@ def _prepare(data: Data, files: dict[str, Path], seed: int, folder: Path) -> Non
     if total == 0:
         raise InputError(f"{data.folder} has no rows", hint="one JSON object a line, with a text and a label")
     duplicates = _drop_duplicates(splits, rejected)
-    if "all" in splits:
-        _split(splits, {"validation": data.validation_share, "test": data.test_share}, source="all", seed=seed)
+    if ALL in splits:
+        _split(splits, {"validation": data.validation_share, "test": data.test_share}, source=ALL, seed=seed)
     elif files:
         missing = {
             s: share
@@ -209,10 +211,11 @@ def _normal(text: str) -> str:
 
 
 def _drop_duplicates(splits: dict[str, list[Row]], rejected: list[Rejected]) -> int:
+    """Keeps each training text once. Test and validation rows that the user chose stay as they are."""
     dropped = 0
-    for split, rows in splits.items():
+    for split in splits.keys() & {"train", ALL}:
         first: dict[str, Row] = {}
-        for number, row in enumerate(rows, 1):
+        for number, row in enumerate(splits[split], 1):
             kept = first.setdefault(_normal(row.text), row)
             if kept is row:
                 continue

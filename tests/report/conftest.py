@@ -25,9 +25,16 @@ from edgedistill.types import (
 )
 
 RECIPE = Recipe(
-    name="onnx-int8-dynamic", format="onnx", engine="onnxruntime", bits=8, scheme="dynamic", per_channel=True,
-    reduce_range=False, needs_isa=("dotprod",), tolerance=0.02,
-)  # fmt: skip
+    name="onnx-int8-dynamic",
+    format="onnx",
+    engine="onnxruntime",
+    bits=8,
+    scheme="dynamic",
+    per_channel=True,
+    reduce_range=False,
+    needs_isa=("dotprod",),
+    tolerance=0.02,
+)
 SHAPE = Shape(layers=(0, 6, 11), hidden=384, ffn=1536, heads=12, vocabulary=9800, positions=512, labels=150)
 TITLES = {
     "teacher": "Teacher (MiniLM-L12, 12 layers)",
@@ -72,11 +79,17 @@ def subjects() -> tuple[Subject, ...]:
         measured("memory_process", "bytes", (71.4e6, 71.9e6, 70.8e6)),
     )
     return (
-        Subject(name="teacher", title="MiniLM-L12", engine="torch 2.13.0", file_bytes=133_500_000, measurements=teacher),
         Subject(
-            name="exported", title="student.onnx", engine="onnxruntime 1.26.0", file_bytes=9_410_000, measurements=exported
+            name="teacher", title="MiniLM-L12", engine="torch 2.13.0", file_bytes=133_500_000, measurements=teacher
         ),
-    )  # fmt: skip
+        Subject(
+            name="exported",
+            title="student.onnx",
+            engine="onnxruntime 1.26.0",
+            file_bytes=9_410_000,
+            measurements=exported,
+        ),
+    )
 
 
 def curve(start: float, end: float, accuracy: float, *, seed: int) -> tuple[dict[str, float], ...]:
@@ -101,17 +114,30 @@ def build(**changes: Any) -> Report:
         "version": "0.1.0",
         "created": "2026-03-02T14:05:11Z",
         "environment": {
-            "cpu": "x86_64, 2 cores", "python": "3.11.7", "torch": "2.13.0", "onnxruntime": "1.26.0", "threads": "1", "seed": "0",
+            "cpu": "x86_64, 2 cores",
+            "python": "3.11.7",
+            "torch": "2.13.0",
+            "onnxruntime": "1.26.0",
+            "threads": "1",
+            "seed": "0",
         },
         "data": {
-            "source": "rows.jsonl", "labels": 150, "rejected": 12, "duplicates": 231, "leaks": 0,
+            "source": "rows.jsonl",
+            "labels": 150,
+            "rejected": 12,
+            "duplicates": 231,
+            "leaks": 0,
             "counts": {"train": 15_000, "validation": 3_000, "test": 4_500},
         },
         "plan": Plan(
-            device=board, recipes=(RECIPE,), student_shape=SHAPE,
+            device=board,
+            recipes=(RECIPE,),
+            student_shape=SHAPE,
             predictions=(
                 Measurement(name="latency", unit="ms", kind="predicted", values=(3.4,), interval=(2.1, 5.6)),
-                Measurement(name="model_size", unit="bytes", kind="predicted", values=(9.6e6,), interval=(9.2e6, 10.1e6)),
+                Measurement(
+                    name="model_size", unit="bytes", kind="predicted", values=(9.6e6,), interval=(9.2e6, 10.1e6)
+                ),
                 Measurement(name="memory", unit="bytes", kind="predicted", values=(72e6,), interval=(60e6, 95e6)),
             ),
             explanation=(
@@ -130,44 +156,112 @@ def build(**changes: Any) -> Report:
             )
         ),
         "contrasts": (
-            Contrast(name="retained", title="Exported file, share of the teacher's accuracy",
-                     estimate=estimate(0.9863, 0.9791, 0.9934), unit="ratio"),
-            Contrast(name="distilled_minus_control", title="Distilled student minus control",
-                     estimate=estimate(1.58, 0.81, 2.33), unit="points"),
-            Contrast(name="exported_minus_student", title="Exported file minus student",
-                     estimate=estimate(-0.18, -0.44, 0.09), unit="points"),
+            Contrast(
+                name="retained",
+                title="Exported file, share of the teacher's accuracy",
+                estimate=estimate(0.9863, 0.9791, 0.9934),
+                unit="ratio",
+            ),
+            Contrast(
+                name="distilled_minus_control",
+                title="Distilled student minus control",
+                estimate=estimate(1.58, 0.81, 2.33),
+                unit="points",
+            ),
+            Contrast(
+                name="exported_minus_student",
+                title="Exported file minus student",
+                estimate=estimate(-0.18, -0.44, 0.09),
+                unit="points",
+            ),
         ),
         "goals": (
-            Goal(title="Accuracy kept", asked=0.97, value=0.9863, unit="share", direction="at least", kind="measured", held=True),
-            Goal(title="Smaller than the teacher", asked=10, value=14.187, unit="times", direction="at least", kind="measured", held=True),
-            Goal(title="Faster than the teacher", asked=10, value=20.8, unit="times", direction="at least", kind="measured", held=True),
+            Goal(
+                title="Accuracy kept",
+                asked=0.97,
+                value=0.9863,
+                unit="share",
+                direction="at least",
+                kind="measured",
+                held=True,
+            ),
+            Goal(
+                title="Smaller than the teacher",
+                asked=10,
+                value=14.187,
+                unit="times",
+                direction="at least",
+                kind="measured",
+                held=True,
+            ),
+            Goal(
+                title="Faster than the teacher",
+                asked=10,
+                value=20.8,
+                unit="times",
+                direction="at least",
+                kind="measured",
+                held=True,
+            ),
             Goal(title="Latency", asked=5.0, value=3.4, unit="ms", direction="at most", kind="predicted", held=True),
-            Goal(title="Memory", asked=250e6, value=72e6, unit="bytes", direction="at most", kind="predicted", held=True),
-            Goal(title="Throughput on the board", asked=100, value=None, unit="times", direction="at least", kind=None, held=None),
+            Goal(
+                title="Memory", asked=250e6, value=72e6, unit="bytes", direction="at most", kind="predicted", held=True
+            ),
+            Goal(
+                title="Throughput on the board",
+                asked=100,
+                value=None,
+                unit="times",
+                direction="at least",
+                kind=None,
+                held=None,
+            ),
         ),
         "subjects": subjects(),
         "ratios": {
-            "latency": estimate(20.8, 20.4, 21.1), "throughput": estimate(22.4, 21.1, 23.8),
-            "size": estimate(14.187, 14.187, 14.187), "memory": estimate(8.56, 8.41, 8.71),
+            "latency": estimate(20.8, 20.4, 21.1),
+            "throughput": estimate(22.4, 21.1, 23.8),
+            "size": estimate(14.187, 14.187, 14.187),
+            "memory": estimate(8.56, 8.41, 8.71),
         },
         "on_target": (
             Measurement(name="answers_equal", unit="share", kind="emulated", values=(1.0,)),
             Measurement(name="memory_process", unit="bytes", kind="emulated", values=(74.2e6,)),
-            NotMeasured(name="latency", reason="no Raspberry Pi 5 was connected",
-                        remedy="edgedistill bench BUNDLE --on ssh://pi@host"),
+            NotMeasured(
+                name="latency",
+                reason="no Raspberry Pi 5 was connected",
+                remedy="edgedistill bench BUNDLE --on ssh://pi@host",
+            ),
         ),
         "export": {
-            "recipe": "onnx-int8-dynamic", "file": "student.onnx",
+            "recipe": "onnx-int8-dynamic",
+            "file": "student.onnx",
             "ladder": [
-                {"recipe": "onnx-int4", "metric": "accuracy", "drop": 0.0331, "passed": False, "reason": "drops more than 0.02"},
-                {"recipe": "onnx-int8-dynamic", "metric": "accuracy", "drop": 0.0018, "passed": True, "reason": "within 0.02"},
+                {
+                    "recipe": "onnx-int4",
+                    "metric": "accuracy",
+                    "drop": 0.0331,
+                    "passed": False,
+                    "reason": "drops more than 0.02",
+                },
+                {
+                    "recipe": "onnx-int8-dynamic",
+                    "metric": "accuracy",
+                    "drop": 0.0018,
+                    "passed": True,
+                    "reason": "within 0.02",
+                },
             ],
             "parity": {"top1_agreement": 0.9951, "largest_logit_difference": 0.213, "rows": 512},
         },
-        "curves": {"student": curve(5.1, 0.42, 0.93, seed=5), "control": curve(4.9, 0.31, 0.912, seed=6), "teacher": ()},
+        "curves": {
+            "student": curve(5.1, 0.42, 0.93, seed=5),
+            "control": curve(4.9, 0.31, 0.912, seed=6),
+            "teacher": (),
+        },
         "seconds": {"label": 0.0, "distill": 1843.2, "export": 41.7, "bench": 388.0},
         "remarks": ("The rows hold no out-of-scope examples, so nothing is known about texts of other kinds.",),
-    }  # fmt: skip
+    }
     return Report(**(content | changes))
 
 

@@ -1,0 +1,258 @@
+"""Whole builds on a tiny teacher: real training, a real file, real measuring processes, a real bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgedistill import pipeline
+from edgedistill.bundle import manifest
+from edgedistill.config import Request, read_request
+from edgedistill.errors import StageError
+from edgedistill.store import hashes
+
+CONFIG = """\
+name = "toy"
+target = "raspberrypi"
+[data]
+folder = "{rows}"
+max_tokens = 32
+[teacher]
+model = "{teacher}"
+epochs = 3
+learning_rate = 2e-3
+[student]
+layers = 2
+[distill]
+epochs = {epochs}
+learning_rate = 2e-3
+batch_tokens = 128
+checkpoint_steps = 10
+[export]
+tolerance = 0.2
+[goals]
+retained = {retained}
+latency_ratio = 0.01
+size_ratio = 1.0
+[bench]
+workload = "quick"
+"""
+WORKLOAD = 'task = "classification"\nrows = 20\nbatch_rows = 8\nthreads = 1\nrounds = 1\n'
+KILLS = 10
+
+
+def write_config(folder: Path, rows: Path, teacher: Path, *, epochs: int = 4, retained: float = 0.1) -> Path:
+    """A working folder with a configuration and, in it, a workload of its own."""
+    (folder / "benchmarks" / "workloads").mkdir(parents=True)
+    (folder / "benchmarks" / "workloads" / "quick.toml").write_text(WORKLOAD)
+    path = folder / "edgedistill.toml"
+    path.write_text(CONFIG.format(rows=rows, teacher=teacher, epochs=epochs, retained=retained))
+    return path
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_rows: Path, tiny_teacher: Path) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    write_config(folder, tiny_rows, tiny_teacher)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(project: Path) -> pipeline.Built:
+    with working_in(project):
+        return pipeline.build(read_request())
+
+
+@pytest.fixture
+def request_in(project: Path, built: pipeline.Built, monkeypatch: pytest.MonkeyPatch) -> Request:
+    monkeypatch.chdir(project)
+    return read_request()
+
+
+def test_a_build_ends_in_a_bundle_that_verifies_and_a_report(project: Path, built: pipeline.Built) -> None:
+    bundle = manifest.verify(project / built.bundle)
+    assert bundle.manifest["engine"]["version"].startswith("1.26")
+    assert {number["kind"] for number in bundle.manifest["numbers"]} >= {"measured", "predicted"}
+    assert [arm["name"] for arm in built.report["arms"]] == ["teacher", "control", "student", "exported"]
+    assert built.report["contrasts"][0]["name"] == "retained"
+    page = (project / built.page).read_text(encoding="utf-8")
+    assert page.lower().startswith("<!doctype html>")
+    card = (project / built.bundle / "README.md").read_text(encoding="utf-8")
+    assert "python -m runtime predict" in card
+
+
+def test_the_student_and_its_control_take_the_same_steps(built: pipeline.Built) -> None:
+    curves = built.report["curves"]
+    assert curves["student"][-1]["step"] == curves["control"][-1]["step"] > 0
+    assert "kd" in curves["student"][-1]
+    assert "kd" not in curves["control"][-1]
+
+
+def test_every_measurement_is_there_or_says_why_not(built: pipeline.Built) -> None:
+    for subject in built.report["subjects"]:
+        for found in subject["measurements"]:
+            assert found.get("reason") or all(value > 0 for value in found["values"]), found["name"]
+    for found in built.report["on_target"]:
+        assert found.get("reason") or found["kind"] == "emulated"
+
+
+def test_a_second_build_finds_nothing_to_do(request_in: Request) -> None:
+    before = hashes(request_in.out / "toy-raspberrypi5")
+    again = pipeline.build(request_in)
+    assert not again.changed
+    assert hashes(again.bundle) == before
+
+
+def test_a_second_build_does_not_import_torch(project: Path, built: pipeline.Built) -> None:
+    program = (
+        "import sys, json; from edgedistill import pipeline; from edgedistill.config import read_request\n"
+        "built = pipeline.build(read_request())\n"
+        "print(json.dumps([built.changed, 'torch' in sys.modules, 'transformers' in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=project, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [False, False, False]
+
+
+def test_a_bundle_that_was_changed_is_put_back_without_training(request_in: Request) -> None:
+    model = request_in.out / "toy-raspberrypi5" / "model" / "model.onnx"
+    good = model.read_bytes()
+    model.write_bytes(good[:-1] + b"?")
+    again = pipeline.build(request_in)
+    assert again.changed
+    assert model.read_bytes() == good
+    assert not pipeline.build(request_in).changed
+
+
+def test_a_student_whose_stored_bytes_changed_is_set_aside_and_trained_again(
+    project: Path, request_in: Request
+) -> None:
+    outputs = project / ".edgedistill" / "outputs"
+    (build,) = outputs.glob("build-*")
+    shutil.rmtree(build)
+    (student,) = outputs.glob("student-*")
+    weights = student / "model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    pipeline.build(request_in)
+    assert weights.read_bytes() == good
+    assert list((project / ".edgedistill" / "damaged").glob("student-*"))
+
+
+def test_a_folder_that_is_not_ours_is_never_replaced(request_in: Request) -> None:
+    bundle = request_in.out / "toy-raspberrypi5"
+    aside = bundle.with_name("aside")
+    bundle.rename(aside)
+    bundle.mkdir()
+    (bundle / "thesis.txt").write_text("three years of work")
+    with pytest.raises(StageError, match="was not made by edgedistill"):
+        pipeline.build(request_in)
+    assert (bundle / "thesis.txt").read_text() == "three years of work"
+    shutil.rmtree(bundle)
+    aside.rename(bundle)
+
+
+def test_the_runtime_answers_and_leaves_its_bundle_as_it_was(project: Path, built: pipeline.Built) -> None:
+    bundle = project / built.bundle
+    done = subprocess.run(
+        [sys.executable, "-m", "runtime", "predict", "--json", "anything at all"],
+        cwd=bundle,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["label"] in manifest.read(bundle).manifest["model"]["labels"]
+    manifest.verify(bundle)
+
+
+def test_a_bundle_runs_where_only_its_requirements_are_installed(
+    project: Path, built: pipeline.Built, tmp_path: Path
+) -> None:
+    shutil.copytree(project / built.bundle, tmp_path / "bundle")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    requirements = str(tmp_path / "bundle" / "requirements.txt")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True, capture_output=True)
+    done = subprocess.run(
+        [python, "-m", "runtime", "predict", "anything"],
+        cwd=tmp_path / "bundle",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split("\t")[0] in manifest.read(tmp_path / "bundle").manifest["model"]["labels"]
+    missing = subprocess.run([python, "-c", "import torch"], capture_output=True, check=False)
+    assert missing.returncode != 0
+
+
+def test_a_missed_goal_is_said_and_ends_with_status_3(tmp_path: Path, tiny_rows: Path, tiny_teacher: Path) -> None:
+    write_config(tmp_path, tiny_rows, tiny_teacher, epochs=1, retained=1.0)
+    (tmp_path / "edgedistill.toml").write_text(
+        (tmp_path / "edgedistill.toml").read_text().replace("latency_ratio = 0.01", "latency_ratio = 1e9")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "edgedistill.cli", "build"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert "missed: faster than the teacher" in done.stderr.replace("accuracy kept of the teacher's; ", "")
+    assert (tmp_path / "dist" / "toy-raspberrypi5" / "manifest.json").is_file()
+
+
+@pytest.mark.timeout(900)
+def test_a_build_killed_ten_times_ends_in_the_same_bytes(tmp_path: Path, tiny_rows: Path, tiny_teacher: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+        write_config(folder, tiny_rows, tiny_teacher, epochs=12)
+    started = time.monotonic()
+    assert _build(whole).wait() == 0
+    duration = time.monotonic() - started
+    chance, kills = random.Random(7), 0
+    while kills < KILLS:
+        child = _build(broken)
+        try:
+            assert child.wait(timeout=chance.uniform(0.1, 0.6) * duration) == 0
+            shutil.rmtree(broken / ".edgedistill")  # finished between two kills: once more from the start
+            shutil.rmtree(broken / "dist")
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            kills += 1
+    assert _build(broken).wait() == 0
+    bundles = [folder / "dist" / "toy-raspberrypi5" for folder in (whole, broken)]
+    measured = {"manifest.json", "README.md"}
+    expected, found = ({k: v for k, v in hashes(bundle).items() if k not in measured} for bundle in bundles)
+    assert {"model/model.onnx", "tokenizer.json", "runtime/__main__.py"} <= expected.keys()
+    assert found == expected
+    assert not list((broken / ".edgedistill" / "work").iterdir())
+
+
+def _build(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "edgedistill.cli", "build"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
