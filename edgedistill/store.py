@@ -238,7 +238,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise StageError(
-                f"{error.filename or path} cannot be written: {error.strerror}", hint="use --out"
+                f"{error.filename or path}: {error.strerror}", hint="check its permissions, or use --out"
             ) from error
         raise
 

@@ -22,6 +22,7 @@ from edgedistill.distill import checkpoint
 from edgedistill.distill.batches import Batch, ByTokens, collate
 from edgedistill.distill.losses import forward_kl, hidden_mse, pooled
 from edgedistill.errors import StageError
+from edgedistill.teachers import local
 from edgedistill.types import Progress, silent
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def fit(
     trainer.add_callback(checkpoint.Seal())
     trainer.add_callback(_Report(progress, len(sampler)))
     torch.manual_seed(schedule.seed)
-    trainer.train(resume_from_checkpoint=checkpoint.newest(work))
+    with local.quiet():
+        trainer.train(resume_from_checkpoint=checkpoint.newest(work))
     model.train(False).to("cpu")
     return tuple(
         {key: float(value) for key, value in entry.items() if key in {"step", *_Trainer.TERMS}}
