@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Prepared:
     rows: Rows
     teacher: Teacher
     plan: Plan
+    facts: planning.RowFacts
     threads: int
 
 
@@ -98,7 +99,7 @@ def _prepare(run: Run) -> Prepared:
         threads = max(1, min(catalog.workload(request.bench.workload).threads, device.cores))
         made = planning.plan(request, device, catalog.recipes(), teacher, facts, threads=threads)
         stage.note = made.explanation[0]
-    return Prepared(rows=rows, teacher=teacher, plan=made, threads=threads)
+    return Prepared(rows=rows, teacher=teacher, plan=made, facts=facts, threads=threads)
 
 
 def _facts(store: Store, rows: Rows, teacher: Teacher, request: Request) -> tuple[planning.RowFacts, Output]:
@@ -200,6 +201,12 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
         stage.took(output)
         stage.note = f"{exported.recipe}, {exported.path.stat().st_size / 1e6:.1f} MB"
 
+    made = known.plan
+    if exported.recipe != made.recipes[0].name:
+        shipped_as = catalog.recipe(exported.recipe)
+        costs = planning.predict(made.student_shape, shipped_as, made.device, known.facts, threads=known.threads)
+        made = replace(made, predictions=costs)
+
     with run.stage("draft") as stage:
         draft = assemble.draft(request, known.plan, student, exported, rows, threads=known.threads, store=store)
         stage.took(draft)
@@ -233,7 +240,7 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
             request,
             rows=rows,
             teacher=known.teacher,
-            plan=known.plan,
+            plan=made,
             arms=arms.arms(logits, truth, rows.labels, out_of_scope=request.data.out_of_scope, seed=request.seed),
             contrasts=arms.contrasts(logits, truth, seed=request.seed),
             subjects=subjects,

@@ -203,11 +203,8 @@ def _csv(path: Path, rejected: list[Rejected]) -> Iterator[tuple[int, dict[str, 
 
 
 def _normal(text: str) -> str:
-    """What makes two texts the same: case, and anything that is neither letter nor digit, does not count.
-
-    A text without letters and digits (an emoji, say) is compared as it stands.
-    """
-    return "".join(c for c in text.casefold() if c.isalnum()) or text
+    """What makes two texts the same: neither case nor punctuation counts. A text of nothing else stands for itself."""
+    return smarthome.normalized(text) or text
 
 
 def _drop_duplicates(splits: dict[str, list[Row]], rejected: list[Rejected]) -> int:
