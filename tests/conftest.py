@@ -76,7 +76,9 @@ def tiny_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = []
         for label, words in LABELS.items():
             while sum(row["label"] == label for row in rows) < count:
-                text = " ".join(chance.sample([chance.choice(words), *chance.sample(FILLER, chance.randint(2, 6))], k=3))
+                text = " ".join(
+                    chance.sample([chance.choice(words), *chance.sample(FILLER, chance.randint(2, 6))], k=3)
+                )
                 if text not in seen and any(word in text.split() for word in words):
                     seen.add(text)
                     rows.append({"text": text, "label": label})

