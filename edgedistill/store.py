@@ -106,6 +106,7 @@ class Store:
             shutil.rmtree(work, ignore_errors=True)
         result = self.root / "tmp" / f"{name}-{os.getpid()}"
         with disk_errors(self.root):
+            shutil.rmtree(result, ignore_errors=True)
             result.mkdir(parents=True)
             work.mkdir(parents=True, exist_ok=True)
             produce(result, work)

@@ -46,12 +46,12 @@ def teach(
     """
     if teacher.has_head:
         return None
-    settings = request.teacher.model_dump(exclude={"model"})
+    settings = request.teacher.model_dump(exclude={"model", "batch_tokens"})
     inputs = {
         "teacher": teacher.sha256,
         "rows": rows.sha256,
         "settings": settings,
-        "batch_tokens": request.distill.batch_tokens,
+        "batch_tokens": request.teacher.batch_tokens,
         "max_tokens": request.data.max_tokens,
         "seed": request.seed,
     }
@@ -67,7 +67,7 @@ def teach(
         )
         schedule = Schedule(
             **settings,
-            batch_tokens=request.distill.batch_tokens,
+            batch_tokens=request.teacher.batch_tokens,
             checkpoint_steps=request.distill.checkpoint_steps,
             seed=request.seed,
         )

@@ -96,6 +96,7 @@ def fit(
     sampler = ByTokens(
         [len(text) for text in examples.ids], schedule.batch_tokens, epochs=schedule.epochs, seed=schedule.seed
     )
+    logging_steps = max(1, len(sampler) // LOGGED_POINTS)
     arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=1,  # the sampler goes through all epochs in one
@@ -107,10 +108,11 @@ def fit(
         optim="adamw_torch_fused",
         seed=schedule.seed,
         save_strategy="steps",
-        save_steps=schedule.checkpoint_steps,
+        # At a point of the curve, where no sums are open that a resumed training would lack.
+        save_steps=max(1, round(schedule.checkpoint_steps / logging_steps)) * logging_steps,
         save_total_limit=2,
         logging_strategy="steps",
-        logging_steps=max(1, len(sampler) // LOGGED_POINTS),
+        logging_steps=logging_steps,
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,

@@ -85,7 +85,7 @@ def judge(
     drop = student - file
     reason = f"accuracy {file:.4f} against the student's {student:.4f}; {allowed:.4f} may be lost"
     passed = drop <= allowed
-    if recipe.bits == 32 and parity["max_error"] > MAX_FP32_ERROR:
+    if recipe.bits == 32 and not parity["max_error"] <= MAX_FP32_ERROR:  # so that NaN does not pass
         passed, reason = False, f"a float32 logit differs by {parity['max_error']:.2g}; {MAX_FP32_ERROR} is allowed"
     return {
         "recipe": recipe.name,

@@ -31,11 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options)
     except BrokenPipeError:
         return 0
-    except (OSError, KeyError, ValueError) as error:
-        print(f"runtime: {options.bundle} cannot be used: {error}", file=sys.stderr)
-        return 1
     except ImportError as error:
         print(f"runtime: {error}; run: pip install -r {options.bundle / 'requirements.txt'}", file=sys.stderr)
+        return 1
+    except Exception as error:  # tokenizers and onnxruntime raise errors of no common kind
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"runtime: {options.bundle} cannot be used: {reason}", file=sys.stderr)
         return 1
 
 

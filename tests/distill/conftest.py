@@ -11,14 +11,16 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
+from edgedistill.distill import logits
 from edgedistill.distill.batches import encode
+from edgedistill.distill.logits import Signal
 from edgedistill.distill.trainer import Examples
 from edgedistill.teachers import local
 
 LABELS = ("door", "light", "music")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def classifier(tiny_teacher: Path) -> Callable[[], PreTrainedModel]:
     """Makes the tiny teacher with a new head, the same one every time."""
 
@@ -29,15 +31,19 @@ def classifier(tiny_teacher: Path) -> Callable[[], PreTrainedModel]:
     return make
 
 
-@pytest.fixture
-def shaken(classifier: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-    """A classifier in which no two weights are alike: a new BERT's biases are all 0 and its norms all 1."""
-    model = classifier()
+def shake(model: PreTrainedModel) -> PreTrainedModel:
+    """Makes no two weights of a model alike: a new BERT's biases are all 0 and its norms all 1."""
     chance = torch.Generator().manual_seed(6)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=chance)
     return model
+
+
+@pytest.fixture
+def shaken(classifier: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """A classifier in which no two weights are alike."""
+    return shake(classifier())
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +56,12 @@ def toy(tiny_teacher: Path, tiny_rows: Path) -> Examples:
         classes=[LABELS.index(row["label"]) for row in rows],
         pad=0,
     )
+
+
+@pytest.fixture(scope="session")
+def signal(classifier: Callable[[], PreTrainedModel], toy: Examples) -> Signal:
+    """What some other model said to the training rows."""
+    return logits.ask(shake(classifier()), toy.ids, [str(row) for row in range(len(toy.ids))], hidden=True)
 
 
 @pytest.fixture

@@ -48,12 +48,6 @@ def killed_at(step: int) -> Callable[[int, int, str], None]:
     return progress
 
 
-@pytest.fixture
-def signal(shaken: PreTrainedModel, toy: Examples) -> Signal:
-    """What some other model said to the training rows."""
-    return logits.ask(shaken, toy.ids, [str(row) for row in range(len(toy.ids))], hidden=True)
-
-
 def test_the_toy_task_is_learned_from_its_labels(classifier: Make, toy: Examples, tmp_path: Path) -> None:
     model = classifier()
     curve = fit(model, toy, schedule(epochs=6), work=tmp_path)
@@ -89,17 +83,23 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(
     for number, seed in enumerate((11, 11, 12)):
         model = classifier()
         torch.manual_seed(number)  # what happened before must not matter
-        curve = fit(model, toy, schedule(seed=seed), lesson=lesson(signal), work=tmp_path / str(number))
+        curve = fit(model, toy, schedule(epochs=1, seed=seed), lesson=lesson(signal), work=tmp_path / str(number))
         found.append((model.state_dict(), curve))
     assert same(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
     assert not same(found[0][0], found[2][0])
 
 
-@pytest.fixture
-def uninterrupted(classifier: Make, toy: Examples, signal: Signal, tmp_path: Path) -> tuple[State, Curve]:
+@pytest.fixture(scope="module")
+def finished_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the checkpoints of a training that nobody interrupted are."""
+    return tmp_path_factory.mktemp("finished")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(classifier: Make, toy: Examples, signal: Signal, finished_work: Path) -> tuple[State, Curve]:
     model = classifier()
-    curve = fit(model, toy, schedule(), lesson=lesson(signal), work=tmp_path / "uninterrupted")
+    curve = fit(model, toy, schedule(), lesson=lesson(signal), work=finished_work)
     return model.state_dict(), curve
 
 
@@ -135,7 +135,9 @@ def test_a_training_that_was_killed_ends_in_the_same_bits_and_the_same_curve(
 def test_a_kill_between_two_points_of_the_curve_changes_no_point(
     classifier: Make, toy: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "LOGGED_POINTS", 6)  # of 30 steps: a point every 5, a checkpoint every 3
+    monkeypatch.setattr(
+        trainer, "LOGGED_POINTS", 6
+    )  # of 30 steps: a point every 5; a checkpoint every 3 would fall between
     whole = fit(classifier(), toy, schedule(), work=tmp_path / "whole")
     with pytest.raises(Killed):
         fit(classifier(), toy, schedule(), work=tmp_path / "killed", progress=killed_at(13))
@@ -144,7 +146,7 @@ def test_a_kill_between_two_points_of_the_curve_changes_no_point(
 
 
 def test_a_training_that_had_finished_is_not_done_again(
-    classifier: Make, toy: Examples, signal: Signal, uninterrupted: tuple[State, Curve], tmp_path: Path
+    classifier: Make, toy: Examples, signal: Signal, uninterrupted: tuple[State, Curve], finished_work: Path
 ) -> None:
     model, steps = classifier(), list[int]()
     curve = fit(
@@ -152,7 +154,7 @@ def test_a_training_that_had_finished_is_not_done_again(
         toy,
         schedule(),
         lesson=lesson(signal),
-        work=tmp_path / "uninterrupted",
+        work=finished_work,
         progress=lambda done, total, note="": steps.append(done),
     )
     assert steps == []
@@ -252,8 +254,8 @@ def test_control_and_student_see_the_same_batches_in_the_same_order(
     student, control = classifier(), classifier()
     of_student, of_control = seen_by(student), seen_by(control)
     ends = (
-        fit(student, toy, schedule(), lesson=lesson(signal), work=tmp_path / "student")[-1],
-        fit(control, toy, schedule(), work=tmp_path / "control")[-1],
+        fit(student, toy, schedule(epochs=1), lesson=lesson(signal), work=tmp_path / "student")[-1],
+        fit(control, toy, schedule(epochs=1), work=tmp_path / "control")[-1],
     )
     assert of_student == of_control
     assert ends[0]["step"] == ends[1]["step"] == len(of_student)
@@ -266,7 +268,7 @@ def numbered() -> tuple[Examples, Signal]:
     lengths = torch.randint(3, 15, (60,), generator=chance).tolist()
     ids = [[2, 5 + row, *[9] * (length - 3), 3] for row, length in enumerate(lengths)]
     numbers = torch.arange(60.0)
-    hidden = (1000 * torch.arange(4.0) + numbers[:, None])[..., None, None].expand(60, 4, 2, 32)
+    hidden = (500 * torch.arange(4.0) + numbers[:, None])[..., None, None].expand(60, 4, 2, 32)
     signal = Signal(
         keys=tuple(map(str, range(60))),
         logits=torch.stack((numbers, numbers % 7, -numbers), dim=1),
@@ -315,4 +317,4 @@ def test_every_row_meets_its_own_answer_through_shuffling_two_epochs_and_a_kill(
     assert seen[:60] != seen[60:]
     for batch, inside in zip(answers, insides, strict=True):
         for row, states in zip(batch, inside.tolist(), strict=True):
-            assert states == [1000 + row, 3000 + row, 2000 + row]  # what layers 0, 2 and 1 put out
+            assert states == [500 + row, 1500 + row, 1000 + row]  # what layers 0, 2 and 1 put out

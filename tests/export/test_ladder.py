@@ -1,0 +1,155 @@
+"""From the smallest recipe to safer ones, with every step and its reason on record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from edgedistill.catalog import recipe as find_recipe
+from edgedistill.errors import IntegrityError, StageError
+from edgedistill.export.ladder import export, judge
+from edgedistill.export.onnx import to_onnx
+from edgedistill.export.parity import answers
+from edgedistill.store import Store, file_sha256
+from edgedistill.types import Shape, Student
+
+INT8, FP32 = find_recipe("onnx-int8-dynamic"), find_recipe("onnx-fp32")
+SHAPE = Shape(layers=(0, 1), hidden=32, ffn=64, heads=4, vocabulary=300, positions=24, labels=5)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store") as store:
+        yield store
+
+
+def student_in(folder: Path) -> Student:
+    return Student(path=folder, sha256=file_sha256(folder / "model.safetensors"), shape=SHAPE, curve=())
+
+
+@pytest.fixture
+def logits(student: Path, texts: list[list[int]], tmp_path: Path) -> NDArray[np.float32]:
+    """What the student says, by way of the float32 file, which other tests compare with PyTorch."""
+    to_onnx(student, tmp_path / "reference.onnx")
+    return answers(tmp_path / "reference.onnx", texts)
+
+
+@pytest.fixture
+def truth(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Classes to which the student is always right."""
+    found: NDArray[np.int64] = logits.argmax(axis=1)
+    return found
+
+
+def test_a_recipe_that_holds_is_the_only_step(
+    student: Path, texts: list[list[int]], logits: NDArray[np.float32], truth: NDArray[np.int64], store: Store
+) -> None:
+    exported, output = export(
+        student_in(student), (INT8, FP32), ids=texts, truth=truth, logits=logits, tolerance=0.2, store=store
+    )
+    assert exported.recipe == INT8.name
+    assert [step["passed"] for step in exported.ladder] == [True]
+    assert exported.parity["rows"] == 40
+    assert exported.path.stat().st_size < 60_000
+    assert sorted(path.name for path in output.path.iterdir()) == ["entry.json", "export.json", "model.onnx"]
+
+
+def test_a_recipe_that_loses_too_much_gives_way_to_float32_and_the_reason_stays(
+    student: Path, texts: list[list[int]], logits: NDArray[np.float32], truth: NDArray[np.int64], store: Store
+) -> None:
+    strict = replace(INT8, tolerance=-1.0)
+    exported, _ = export(student_in(student), (strict, FP32), ids=texts, truth=truth, logits=logits, store=store)
+    assert exported.recipe == FP32.name
+    assert [(step["recipe"], step["passed"]) for step in exported.ladder] == [(INT8.name, False), (FP32.name, True)]
+    assert "against the student's 1.0000; -1.0000 may be lost" in exported.ladder[0]["reason"]
+    assert exported.parity["max_error"] < 1e-5
+    np.testing.assert_array_equal(answers(exported.path, texts), logits)
+
+
+def test_a_student_that_8_bits_ruin_ships_in_float32(
+    student: Path, texts: list[list[int]], store: Store, tmp_path: Path
+) -> None:
+    weights = load_file(student / "model.safetensors")
+    # One huge weight a channel, on an input that two opposite units cancel: the small ones round to nothing.
+    weights["classifier.weight"][:, :2] = 1000.0
+    weights["bert.pooler.dense.weight"][1] = -weights["bert.pooler.dense.weight"][0]
+    weights["bert.pooler.dense.bias"][1] = -weights["bert.pooler.dense.bias"][0]
+    crafted = tmp_path / "crafted"
+    crafted.mkdir()
+    save_file(weights, crafted / "model.safetensors")
+    (crafted / "config.json").write_text((student / "config.json").read_text())
+    to_onnx(crafted, tmp_path / "crafted.onnx")
+    said = answers(tmp_path / "crafted.onnx", texts)
+    exported, _ = export(
+        student_in(crafted), (INT8, FP32), ids=texts, truth=said.argmax(axis=1), logits=said, store=store
+    )
+    assert exported.recipe == FP32.name
+    assert exported.ladder[0]["drop"] > INT8.tolerance
+
+
+def test_a_float32_file_that_answers_otherwise_is_never_shipped_however_accurate(
+    student: Path, texts: list[list[int]], logits: NDArray[np.float32], truth: NDArray[np.int64], store: Store
+) -> None:
+    with pytest.raises(StageError, match=r"no recipe answers like the student: a float32 logit differs by 0\.01"):
+        export(student_in(student), (FP32,), ids=texts, truth=truth, logits=logits + 0.01, tolerance=1.0, store=store)
+
+
+def test_an_export_is_done_once_and_its_record_is_read_back(
+    student: Path, texts: list[list[int]], logits: NDArray[np.float32], truth: NDArray[np.int64], store: Store
+) -> None:
+    def again() -> tuple[object, bool]:
+        exported, output = export(
+            student_in(student), (INT8, FP32), ids=texts, truth=truth, logits=logits, tolerance=0.2, store=store
+        )
+        assert json.loads((output.path / "export.json").read_text())["ladder"] == list(exported.ladder)
+        return exported, output.cached
+
+    first, second = again(), again()
+    assert first == (second[0], False)
+    assert second[1]
+
+
+def test_a_spoiled_student_leaves_nothing_in_the_store(
+    make_student: Callable[[int], Path], texts: list[list[int]], store: Store, tmp_path: Path
+) -> None:
+    weights = load_file(make_student(2) / "model.safetensors")
+    weights["classifier.bias"][0] = np.nan
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((make_student(2) / "config.json").read_text())
+    nothing = np.zeros((40, 5), dtype=np.float32)
+    with pytest.raises(IntegrityError, match=r"classifier\.bias"):
+        export(
+            student_in(tmp_path), (FP32,), ids=texts, truth=np.zeros(40, dtype=np.int64), logits=nothing, store=store
+        )
+    assert not (store.root / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "student", "tolerance", "passed"),
+    [
+        (0.90, 0.90, 0.0, True),
+        (0.895, 0.90, 0.01, True),
+        (0.88, 0.90, 0.01, False),
+        (0.95, 0.90, 0.0, True),
+        (0.88, 0.90, None, False),
+        (0.895, 0.90, None, True),
+    ],
+)
+def test_a_file_holds_when_it_loses_no_more_than_it_may(
+    file: float, student: float, tolerance: float | None, passed: bool
+) -> None:
+    step = judge(INT8, {"max_error": 0.3}, file, student, tolerance)
+    assert step["passed"] is passed
+    assert step["drop"] == pytest.approx(student - file)
+    assert f"{file:.4f}" in step["reason"]
+
+
+def test_a_float32_file_whose_answers_are_no_numbers_does_not_hold() -> None:
+    assert not judge(FP32, {"max_error": float("nan")}, 0.9, 0.9, 0.01)["passed"]
