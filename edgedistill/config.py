@@ -62,7 +62,7 @@ class Distill(_Section):
     temperature: Positive = 2.0
     kd_weight: Share = 0.9
     hidden_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    batch_tokens: Annotated[int, Field(ge=64)] = 256
+    batch_tokens: Annotated[int, Field(ge=64)] = 512
     checkpoint_steps: Count = 200
 
 
@@ -202,7 +202,7 @@ learning_rate = 5e-4
 temperature = 2.0
 kd_weight = 0.9              # the rest is cross-entropy on the labels
 hidden_weight = 1.0          # matching of the teacher's hidden states
-batch_tokens = 256           # rows are batched by length until a batch holds this many pieces
+batch_tokens = 512           # rows are batched by length until a batch holds this many pieces
 checkpoint_steps = 200
 
 [export]

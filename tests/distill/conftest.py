@@ -36,7 +36,7 @@ def shake(model: PreTrainedModel) -> PreTrainedModel:
     chance = torch.Generator().manual_seed(6)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=chance)
+            parameter.add_(torch.randn(parameter.shape, generator=chance), alpha=0.2)
     return model
 
 

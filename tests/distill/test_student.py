@@ -37,8 +37,7 @@ def test_the_students_sizes_are_those_of_its_shape(student: PreTrainedModel) -> 
 
 
 def test_each_piece_keeps_its_own_embedding(student: PreTrainedModel, shaken: PreTrainedModel) -> None:
-    theirs = shaken.get_submodule("bert.embeddings.word_embeddings").weight
-    ours = student.get_submodule("bert.embeddings.word_embeddings").weight
+    theirs, ours = (model.get_parameter("bert.embeddings.word_embeddings.weight") for model in (shaken, student))
     for new, old in enumerate(KEPT):
         assert torch.equal(ours[new], theirs[old])
 
@@ -122,11 +121,11 @@ def by_hand(model: PreTrainedModel, ids: list[int]) -> Tensor:
         for number in range(model.config.num_hidden_layers):
             layer = model.get_submodule(f"bert.encoder.layer.{number}")
             mixed = layer.get_submodule("attention")(states[number])[0]
-            inner = layer.get_submodule("intermediate.dense")
-            wide = mixed.reshape(len(ids), -1) @ inner.weight.T + inner.bias  # type: ignore[operator]
+            kernel, bias = (layer.get_parameter(f"intermediate.dense.{part}") for part in ("weight", "bias"))
+            wide = mixed.reshape(len(ids), -1) @ kernel.T + bias
             active = wide * 0.5 * (1 + torch.erf(wide / 2**0.5))
-            written = layer.get_submodule("output.dense").weight
-            found.append(active.abs().sum(dim=0) * (written**2).sum(dim=0).sqrt())  # type: ignore[operator]
+            written = layer.get_parameter("output.dense.weight")
+            found.append(active.abs().sum(dim=0) * (written**2).sum(dim=0).sqrt())
     return torch.stack(found)
 
 

@@ -16,6 +16,7 @@ from edgedistill.distill import checkpoint, logits, losses, trainer
 from edgedistill.distill.logits import Signal
 from edgedistill.distill.trainer import Examples, Lesson, Schedule, fit
 from edgedistill.errors import StageError
+from edgedistill.types import Progress
 
 Make = Callable[[], PreTrainedModel]
 Curve = tuple[Mapping[str, float], ...]
@@ -28,7 +29,7 @@ def schedule(**changes: Any) -> Schedule:
 
 
 def lesson(signal: Signal, **changes: Any) -> Lesson:
-    settings = {"layers": (0, 1, 2), "temperature": 2.0, "kd_weight": 0.9, "hidden_weight": 1.0}
+    settings: dict[str, Any] = {"layers": (0, 1, 2), "temperature": 2.0, "kd_weight": 0.9, "hidden_weight": 1.0}
     return Lesson(signal=signal, **(settings | changes))
 
 
@@ -40,7 +41,7 @@ class Killed(Exception):
     """Stands for a power cut."""
 
 
-def killed_at(step: int) -> Callable[[int, int, str], None]:
+def killed_at(step: int) -> Progress:
     def progress(done: int, total: int, note: str = "") -> None:
         if done == step:
             raise Killed

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
 
-from edgedistill.distill import logits, trainer
+from edgedistill.distill import logits
 from edgedistill.distill.batches import ByTokens, collate, encode, in_order
 from edgedistill.distill.losses import forward_kl, hidden_mse, pooled
 from edgedistill.distill.student import initialise, unit_importance
@@ -153,23 +153,6 @@ def run(folder: Path, examples: Examples, work: Path, **options: Any) -> tuple[M
     return {name: value.clone() for name, value in model.state_dict().items()}, curve
 
 
-@pytest.mark.parametrize("stopped_after", [7, 13])
-def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
-    tmp_path: Path, tiny_teacher: Path, examples: Examples, stopped_after: int
-) -> None:
-    expected, curve = run(tiny_teacher, examples, tmp_path / "whole")
-
-    def stop(done: int, total: int, note: str = "") -> None:
-        if done == stopped_after:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(tiny_teacher, examples, tmp_path / "broken", progress=stop)
-    found, resumed = run(tiny_teacher, examples, tmp_path / "broken")
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert [point["step"] for point in resumed] == [point["step"] for point in curve]
-
-
 def test_a_torn_checkpoint_is_removed_and_the_one_before_is_used(
     tmp_path: Path, tiny_teacher: Path, examples: Examples
 ) -> None:
@@ -193,39 +176,6 @@ def test_a_loss_that_is_no_number_stops_with_its_step(tmp_path: Path, tiny_teach
         model.classifier.weight[0, 0] = torch.nan
     with pytest.raises(StageError, match="at step 1 "):
         fit(model, examples, SCHEDULE, work=tmp_path)
-
-
-def test_each_row_is_taught_with_its_own_answer_through_shuffling(
-    tmp_path: Path, tiny_teacher: Path, examples: Examples, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taught = lesson(tiny_teacher, examples, kd_weight=1.0, hidden_weight=0.0)
-    marked = torch.zeros_like(taught.signal.logits)
-    marked[:, 0] = torch.arange(len(marked))
-    signal = logits.Signal(keys=taught.signal.keys, logits=marked, hidden=None)
-    seen: list[tuple[int, int]] = []
-    rows_of_batch: list[torch.Tensor] = []
-    original = trainer.forward_kl
-
-    def watch(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-        seen.extend(zip(rows_of_batch[-1].tolist(), teacher[:, 0].int().tolist(), strict=True))
-        return original(student, teacher, temperature)
-
-    def remember(ids: Any, rows: Any, pad: int) -> Any:
-        batch = collate(ids, rows, pad)
-        rows_of_batch.append(batch["rows"])
-        return batch
-
-    monkeypatch.setattr(trainer, "forward_kl", watch)
-    monkeypatch.setattr(trainer, "collate", remember)
-    fit(
-        teacher_of(tiny_teacher),
-        examples,
-        SCHEDULE,
-        lesson=Lesson(signal=signal, layers=(0, 1, 2), temperature=1.0, kd_weight=1.0, hidden_weight=0.0),
-        work=tmp_path,
-    )
-    assert len(seen) >= len(examples.ids)
-    assert {row for row, _ in seen} == set(range(len(examples.ids)))
 
 
 def test_every_loss_term_is_in_the_curve_and_goes_down(tmp_path: Path, tiny_teacher: Path, examples: Examples) -> None:

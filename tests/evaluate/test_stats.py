@@ -92,5 +92,5 @@ def test_intervals_follow_from_their_seed() -> None:
 
 
 def test_more_rows_make_the_interval_narrower() -> None:
-    few, many = (mean_interval(np.arange(rows) % 2.0) for rows in (50, 5000))
+    few, many = (mean_interval((np.arange(rows) % 2).astype(np.float64)) for rows in (50, 5000))
     assert (few.high - few.low) / (many.high - many.low) == pytest.approx(10, rel=0.15)

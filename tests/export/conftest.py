@@ -27,12 +27,12 @@ def make_student(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Pa
                 num_attention_heads=4,
                 intermediate_size=64,
                 max_position_embeddings=24,
-                num_labels=5,
+                id2label={number: f"label {number}" for number in range(5)},
             )
-            model = BertForSequenceClassification(config).eval()
+            model = BertForSequenceClassification(config).train(False)
             with torch.no_grad():
                 for parameter in model.parameters():
-                    parameter += 0.15 * torch.randn(parameter.shape)
+                    parameter.add_(torch.randn(parameter.shape), alpha=0.15)
             made[layers] = tmp_path_factory.mktemp(f"student{layers}")
             local.save(model, made[layers])
         return made[layers]

@@ -26,7 +26,7 @@ Make = Callable[[int], Path]
 
 
 def of_torch(student: Path, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-    model = BertForSequenceClassification.from_pretrained(student).eval()
+    model = BertForSequenceClassification.from_pretrained(student).train(False)
     with torch.inference_mode():
         found: NDArray[np.float32] = model(
             input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)

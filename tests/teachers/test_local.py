@@ -14,6 +14,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
 from edgedistill.errors import EdgeDistillError, InputError, MissingExtra
@@ -240,7 +241,7 @@ def test_the_right_names_in_the_config_are_no_head_when_the_weights_have_none(ch
 
 def test_a_head_in_another_order_is_permuted_to_the_order_of_our_labels(tiny_teacher: Path, tmp_path: Path) -> None:
     folder = with_head(tiny_teacher, tmp_path, OTHER_ORDER)
-    original = BertForSequenceClassification.from_pretrained(folder).eval()
+    original = BertForSequenceClassification.from_pretrained(folder).train(False)
     ids = torch.randint(5, 60, (4, 7), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         theirs, ours = original(input_ids=ids).logits, local.load(folder, LABELS)(input_ids=ids).logits
@@ -272,8 +273,11 @@ def test_an_encoder_that_does_not_fit_its_config_is_never_filled_up_with_random_
 
 
 def test_weights_are_read_in_float32_ready_to_answer(tiny_teacher: Path, tmp_path: Path) -> None:
-    half = local.load(tiny_teacher, LABELS).half()
+    half = local.load(tiny_teacher, LABELS)
+    for parameter in half.parameters():
+        parameter.data = parameter.data.to(torch.float16)
     local.save(half, tmp_path)
+    assert {weight.dtype for weight in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
     model = local.load(tmp_path, LABELS)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert not model.training
