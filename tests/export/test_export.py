@@ -83,7 +83,7 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
         model.bert.encoder.layer[1].output.dense.bias[3] = torch.inf
     with quiet():
         model.save_pretrained(tmp_path)
-    with pytest.raises(IntegrityError, match="encoder.layer.1.output.dense.bias"):
+    with pytest.raises(IntegrityError, match=r"encoder\.layer\.1\.output\.dense\.bias"):
         to_onnx(tmp_path, tmp_path / "m.onnx")
 
 
