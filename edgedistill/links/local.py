@@ -41,14 +41,16 @@ def run(
         )
     except OSError as error:
         raise EngineCrashed(f"{argv[0]} could not be started: {error.strerror}") from error
-    try:
-        out, err = child.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired as error:
-        raise EngineCrashed(f"{argv[0]} did not finish in {timeout_s:.0f} s", hint="is the machine busy?") from error
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    with child:
+        try:
+            out, err = child.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise EngineCrashed(
+                f"{argv[0]} did not finish in {timeout_s:.0f} s", hint="is the machine busy?"
+            ) from error
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
     if child.returncode != 0:
         how = (
             f"status {child.returncode}" if child.returncode > 0 else f"signal {signal.Signals(-child.returncode).name}"
