@@ -69,7 +69,7 @@ def _layer_parts(name: str) -> tuple[str, int, str]:
 
 @torch.inference_mode()
 def unit_importance(teacher: PreTrainedModel, batches: Iterable[Batch]) -> Tensor:
-    """How much each inner unit of each layer contributes: its mean |activation| times the norm of its output weights.
+    """How much each inner unit of each layer contributes: its summed |activation| times the norm of its output weights.
 
     Args:
         batches: some rows of the task; a few hundred are enough.

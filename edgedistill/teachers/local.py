@@ -58,6 +58,7 @@ def _locate(model: str) -> Path:
 def _download(model: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
+        GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
@@ -66,6 +67,8 @@ def _download(model: str) -> Path:
 
     try:
         return Path(snapshot_download(model, allow_patterns=[*NEEDED, "tokenizer_config.json"], etag_timeout=10))
+    except GatedRepoError as error:
+        raise InputError(f"{model!r} is gated on the hub", hint="accept its terms there, then hf auth login") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise InputError(
             f"there is no model {model!r} on the hub", hint="check the spelling of [teacher] model"
