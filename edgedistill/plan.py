@@ -1,7 +1,7 @@
 """What to build for a device, before it is built: the student's shape, the recipes, and what they will cost there.
 
 Pure arithmetic on the request, the catalogue and a few facts about teacher and rows; no files, no torch. The
-predictions are rough until they are fitted on published measurements, and say so by their intervals.
+predictions are rough until they are fitted on published measurements, and say so by their ranges.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ SKINNY_SHARE = 0.5
 OPERATOR_S = 4e-6
 """What each operator costs whatever it computes, on a core of 40 GOP/s or more; slower cores take longer."""
 OPERATORS_PER_LAYER = 22
+# How far a prediction may be off in either direction: our own judgement, not yet held against measurements, so the
+# ranges they give are rough ones and no intervals of any level.
 LATENCY_FACTOR = 2.5
 MEMORY_FACTOR = 1.4
 SIZE_FACTOR = 1.03
@@ -45,14 +47,16 @@ class RowFacts:
     Attributes:
         labels: number of classes.
         tokens: length of the typical (median) text in the teacher's pieces, special ones included.
-        longest: of any text, cut at the request's limit.
         vocabulary: pieces that the training rows use, with those that everything can fall back to.
+        teacher_tokenizer_bytes: size of the teacher's tokenizer file.
+        student_tokenizer_bytes: size of the one with only these pieces.
     """
 
     labels: int
     tokens: int
-    longest: int
     vocabulary: int
+    teacher_tokenizer_bytes: int
+    student_tokenizer_bytes: int
 
 
 def plan(
@@ -71,7 +75,7 @@ def plan(
     tried: list[str] = []
     for shape in _shapes(request, teacher, rows):
         numbers = _numbers(shape, ladder[0], device, rows.tokens, threads)
-        problem = _does_not_fit(numbers, device, teacher, request)
+        problem = _does_not_fit(numbers, device, teacher, rows, request)
         if problem is None:
             return Plan(
                 device=device,
@@ -146,11 +150,15 @@ def _numbers(shape: Shape, recipe: Recipe, device: Device, tokens: int, threads:
     }
 
 
-def _does_not_fit(numbers: Mapping[str, float], device: Device, teacher: Teacher, request: Request) -> str | None:
+def _does_not_fit(
+    numbers: Mapping[str, float], device: Device, teacher: Teacher, rows: RowFacts, request: Request
+) -> str | None:
     """The first thing that does not fit, with its arithmetic."""
     size, memory = numbers["model_size"], numbers["memory"]
     disk = size + RUNTIME_FILES_BYTES
-    ratio = teacher.weight_bytes / size
+    # Like the benchmark: what the user has of the teacher against what ships of the student, with both tokenizers.
+    before, after = teacher.weight_bytes + rows.teacher_tokenizer_bytes, size + rows.student_tokenizer_bytes
+    ratio = before / after
     checks = (
         (
             memory > device.ram_usable_bytes,
@@ -168,14 +176,14 @@ def _does_not_fit(numbers: Mapping[str, float], device: Device, teacher: Teacher
         ),
         (
             ratio < request.goals.size_ratio,
-            f"{_mb(teacher.weight_bytes)} / {_mb(size)} = {ratio:.1f} × smaller, goal {request.goals.size_ratio:g} ×",
+            f"{_mb(before)} / {_mb(after)} = {ratio:.1f} × smaller, goal {request.goals.size_ratio:g} ×",
         ),
     )
     return next((reason for failed, reason in checks if failed), None)
 
 
 def predict(shape: Shape, recipe: Recipe, device: Device, rows: RowFacts, *, threads: int) -> tuple[Measurement, ...]:
-    """Latency, file size and memory of a student on a device, with 90 % intervals."""
+    """Latency, file size and memory of a student on a device, each with a rough range."""
     factors = {"latency": LATENCY_FACTOR, "memory": MEMORY_FACTOR, "model_size": SIZE_FACTOR}
     units = {"latency": "ms", "memory": "bytes", "model_size": "bytes"}
     return tuple(

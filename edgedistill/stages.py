@@ -68,7 +68,7 @@ class Run:
             yield stage
         except EdgeDistillError:
             raise
-        except (OSError, RuntimeError, ValueError, KeyError, MemoryError) as error:
+        except Exception as error:  # tokenizers, onnxruntime and safetensors raise errors of no common kind
             raise StageError(
                 f"stage {name!r} failed: {type(error).__name__}: {error}",
                 hint=f"finished stages are kept in {self.store.root}; the same command goes on from there",

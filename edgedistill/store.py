@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,12 @@ from typing import Any, Self
 import filelock
 
 from edgedistill import __version__
-from edgedistill.errors import IntegrityError, StageError
+from edgedistill.errors import InputError, IntegrityError, StageError
 
 ENTRY = "entry.json"
+SHOWN = 5
+"""Files that an error names at most."""
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,11 @@ class Store:
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
             owner = _read_or(self.root / "owner", "another process")
-            raise StageError(f"{self.root} is in use by {owner}", hint="wait for it, or use another --out") from error
+            raise StageError(
+                f"{self.root} is in use by {owner}",
+                # Two values of --out in one folder share this store.
+                hint="wait until it is done, or work in another folder, such as with --out other/dist",
+            ) from error
         (self.root / "owner").write_text(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         shutil.rmtree(self.root / "tmp", ignore_errors=True)
         return self
@@ -199,24 +206,37 @@ def replace(source: Path, target: Path) -> None:
         os.close(handle)
 
 
-def publish(source: Path, target: Path, *, owned: Callable[[Path], bool]) -> None:
+def publish(
+    source: Path,
+    target: Path,
+    *,
+    owned: Callable[[Path], bool],
+    strays: Callable[[Path], Sequence[str]] = lambda _: (),
+) -> None:
     """Copies a sealed folder to where users look for it, replacing an older one of ours.
 
     Args:
         source: a folder in the store.
         target: its name outside; files that we did not write are never removed.
         owned: says whether an existing target is one of ours.
+        strays: names what somebody else put into a target of ours.
 
     Raises:
-        StageError: target exists and is not ours.
+        StageError: target exists and is not ours, or holds what is not ours.
     """
     aside = target.with_name(f".{target.name}.old")
     fresh = target.with_name(f".{target.name}.new")
     with disk_errors(target):
         for left in (aside, fresh):
             shutil.rmtree(left, ignore_errors=True)
-        if target.exists() and not owned(target):
+        if target.exists() and (target.is_symlink() or not owned(target)):
             raise StageError(f"{target} exists and was not made by edgedistill", hint="move it away, or use --out")
+        if target.exists() and (found := strays(target)):
+            named = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+            raise StageError(
+                f"{target} would be replaced, and holds what edgedistill did not put there: {named}",
+                hint="move these files somewhere else, or use --out",
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(ENTRY))
         if target.exists():
@@ -227,7 +247,7 @@ def publish(source: Path, target: Path, *, owned: Callable[[Path], bool]) -> Non
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full or unwritable disk into one clear error."""
+    """Turns a full or unwritable disk, and a name that cannot be written to, into one clear error."""
     try:
         yield
     except OSError as error:
@@ -240,6 +260,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise StageError(
                 f"{error.filename or path}: {error.strerror}", hint="check its permissions, or use --out"
+            ) from error
+        if error.errno in IN_THE_WAY:
+            raise InputError(
+                f"{error.filename2 or error.filename or path}: {error.strerror}",
+                hint="move what is in the way, or use another --out with a shorter path",
             ) from error
         raise
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 from edgedistill import catalog
 from edgedistill.config import Goals, Request, Student
 from edgedistill.errors import PlanRefused
 from edgedistill.plan import RowFacts, plan
+from edgedistill.terminal import plan_tables
 from edgedistill.types import Device, Plan, Shape, Teacher
 
 MINILM = Teacher(
@@ -21,7 +23,9 @@ MINILM = Teacher(
     weight_bytes=90_900_000,
     has_head=False,
 )
-ROWS = RowFacts(labels=150, tokens=11, longest=30, vocabulary=6700)
+ROWS = RowFacts(
+    labels=150, tokens=11, vocabulary=6700, teacher_tokenizer_bytes=700_000, student_tokenizer_bytes=150_000
+)
 
 
 def planned(device: Device | None = None, request: Request | None = None) -> Plan:
@@ -37,7 +41,7 @@ def test_a_pi_5_gets_four_layers_of_minilm_in_eight_bits() -> None:
     assert any("4 of 6 layers" in line for line in made.explanation)
 
 
-def test_every_prediction_is_called_one_and_lies_in_its_interval() -> None:
+def test_every_prediction_is_called_one_and_lies_in_its_rough_range() -> None:
     for prediction in planned().predictions:
         assert prediction.kind == "predicted"
         assert prediction.interval is not None
@@ -72,8 +76,21 @@ def test_a_board_that_is_too_small_is_refused_with_the_arithmetic(change: dict[s
 
 
 def test_a_size_goal_out_of_reach_is_refused_with_the_arithmetic() -> None:
-    with pytest.raises(PlanRefused, match=r"90\.9 MB / .* × smaller, goal 1000 ×"):
+    with pytest.raises(PlanRefused, match=r"91\.6 MB / .* × smaller, goal 1000 ×"):
         planned(request=Request(goals=Goals(size_ratio=1000)))
+
+
+def test_both_tokenizers_count_for_the_size_goal_as_they_do_in_the_benchmark() -> None:
+    made = planned()
+    size = next(p.median for p in made.predictions if p.name == "model_size")
+    with_tokenizers = (90_900_000 + 700_000) / (size + 150_000)
+    assert planned(request=Request(goals=Goals(size_ratio=with_tokenizers - 0.01))).student_shape == made.student_shape
+    assert planned(request=Request(goals=Goals(size_ratio=with_tokenizers + 0.01))).student_shape != made.student_shape
+
+
+def test_ranges_without_calibration_are_not_called_intervals() -> None:
+    (numbers,) = (part for part in plan_tables(planned()) if isinstance(part, Table))
+    assert numbers.columns[2].header == "rough range"
 
 
 @pytest.mark.parametrize("name", ["iot-armv7", "browser", "iphone"])

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from edgedistill import store as module
-from edgedistill.errors import IntegrityError, StageError
-from edgedistill.store import ENTRY, Store, canonical, publish, seal, verified, write_atomically
+from edgedistill.errors import InputError, IntegrityError, StageError
+from edgedistill.store import ENTRY, Store, canonical, disk_errors, publish, seal, verified, write_atomically
 
 
 class Stage:
@@ -185,8 +185,9 @@ def test_a_second_builder_is_told_who_is_at_work_and_a_dead_one_never_blocks(tmp
     child = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)])
     while not (tmp_path / "outputs").exists():
         time.sleep(0.05)
-    with pytest.raises(StageError, match=f"in use by process {child.pid}"), Store(tmp_path):
+    with pytest.raises(StageError, match=f"in use by process {child.pid}") as caught, Store(tmp_path):
         pass
+    assert "--out other/dist" in str(caught.value.hint)  # another --out beside this one would meet the same lock
     child.kill()
     child.wait()
     with Store(tmp_path):
@@ -211,6 +212,54 @@ def test_publishing_replaces_ours_and_never_what_is_not(tmp_path: Path) -> None:
         publish(source, target, owned=ours)
     assert (target / "mine.txt").read_text() == "keep"
     assert sorted(p.name for p in target.parent.iterdir()) == ["bundle"]
+
+
+def test_publishing_over_what_somebody_added_names_it_and_touches_nothing(tmp_path: Path) -> None:
+    source, target = tmp_path / "made", tmp_path / "bundle"
+    source.mkdir()
+    target.mkdir()
+    (target / "notes").write_text("keep")
+    added = [f"file {i}" for i in range(7)]
+    with pytest.raises(StageError, match=r"did not put there: file 0, .*, file 4 and 2 more") as caught:
+        publish(source, target, owned=lambda _: True, strays=lambda _: added)
+    assert "--out" in str(caught.value.hint)
+    assert [p.name for p in target.iterdir()] == ["notes"]
+
+
+def test_publishing_never_replaces_a_link(tmp_path: Path) -> None:
+    source, elsewhere = tmp_path / "made", tmp_path / "elsewhere"
+    source.mkdir()
+    elsewhere.mkdir()
+    (tmp_path / "bundle").symlink_to(elsewhere)
+    with pytest.raises(StageError, match="was not made by edgedistill"):
+        publish(source, tmp_path / "bundle", owned=lambda _: True)
+    assert (tmp_path / "bundle").is_symlink()
+
+
+IN_THE_WAY: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a file where a folder is needed": (lambda root: (root / "file" / "sub").mkdir(), "Not a directory"),
+    "a folder where a file is needed": (lambda root: (root / "folder").write_bytes(b""), "Is a directory"),
+    "a name that is taken": (lambda root: (root / "file").mkdir(), "File exists"),
+    "a name that is too long": (lambda root: (root / ("x" * 300)).touch(), "File name too long"),
+}
+
+
+@pytest.mark.parametrize(("write", "said"), IN_THE_WAY.values(), ids=IN_THE_WAY.keys())
+def test_a_name_that_cannot_be_written_to_is_a_clear_error(
+    tmp_path: Path, write: Callable[[Path], Any], said: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=said) as caught, disk_errors(tmp_path):
+        write(tmp_path)
+    assert str(tmp_path) in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_file_where_the_store_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".edgedistill").touch()
+    with pytest.raises(InputError, match=r"\.edgedistill: File exists"), Store(tmp_path / ".edgedistill"):
+        pass
 
 
 def test_canonical_json_is_one_form_and_knows_no_nan(tmp_path: Path) -> None:

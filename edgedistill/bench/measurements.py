@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgedistill.store import canonical
 from edgedistill.types import Measurement, NotMeasured, Subject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """What was measured of the contestants, and on what: the two never part."""
+
+    subjects: tuple[Subject, ...]
+    environment: Mapping[str, str]
 
 
 def to_json(found: Sequence[Measurement | NotMeasured]) -> bytes:
@@ -21,16 +29,20 @@ def from_json(raw: bytes) -> tuple[Measurement | NotMeasured, ...]:
     return tuple(_measurement(plain) for plain in json.loads(raw))
 
 
-def subjects_to_json(subjects: Sequence[Subject]) -> bytes:
-    """Canonical JSON of what was measured of several contestants."""
-    return canonical([asdict(subject) for subject in subjects])
+def benchmark_to_json(found: Benchmark) -> bytes:
+    """Canonical JSON of a benchmark."""
+    return canonical(asdict(found))
 
 
-def subjects_from_json(raw: bytes) -> tuple[Subject, ...]:
-    """What `subjects_to_json` wrote."""
-    return tuple(
-        Subject(**plain | {"measurements": tuple(_measurement(m) for m in plain["measurements"])})
-        for plain in json.loads(raw)
+def benchmark_from_json(raw: bytes) -> Benchmark:
+    """What `benchmark_to_json` wrote."""
+    plain = json.loads(raw)
+    return Benchmark(
+        subjects=tuple(
+            Subject(**subject | {"measurements": tuple(_measurement(m) for m in subject["measurements"])})
+            for subject in plain["subjects"]
+        ),
+        environment=plain["environment"],
     )
 
 

@@ -1,10 +1,11 @@
 """How a teacher and an exported file are compared: the same texts and threads, each in fresh child processes, in turn.
 
-    round 1   teacher, exported      round 2   exported, teacher      round 3   teacher, exported
-    memory    teacher, exported      (in runs of their own)
+    round 1   teacher, exported; memory of teacher, exported
+    round 2   exported, teacher; memory of exported, teacher      round 3   like round 1
 
-Turns and rounds spread a drift of the machine over both. Samples of all rounds are pooled; a contestant whose rounds
-disagree by more than a tenth is marked unstable, and so is one whose clock never settled.
+Turns and rounds spread a drift of the machine over both. Intervals resample rounds first, then the samples inside
+them; what a round gives one figure of (a start, the memory) is shown as a median without an interval. A contestant
+whose rounds disagree by more than a tenth is marked unstable, and so is one whose clock never settled.
 """
 
 from __future__ import annotations
@@ -17,25 +18,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from edgedistill import catalog
 from edgedistill.bench import measurements
+from edgedistill.bench.machine import environment
+from edgedistill.bench.measurements import Benchmark
 from edgedistill.config import Request
 from edgedistill.evaluate.stats import quantile_interval, ratio_interval
 from edgedistill.links import local
 from edgedistill.store import Output, Store, digest
-from edgedistill.types import Estimate, Measurement, NotMeasured, Progress, Subject, Workload, silent
+from edgedistill.teachers.local import user_bytes
+from edgedistill.types import Estimate, Measurement, NotMeasured, Progress, Subject, Teacher, Workload, silent
 
 Samples = Mapping[str, Any]
 Run = Callable[[str], Samples]
 """Runs one child: "timing" or "memory" to raw samples."""
 
+Item = TypeVar("Item")
+
 ROUNDS_AGREE_WITHIN = 0.1
-TEACHER_FILES = ("model.safetensors", "tokenizer.json")
-"""What the size of a teacher counts; of a bundle it is the model file and the tokenizer too."""
+TIMEOUT_PER_ROW_S = 20.0
+"""So that a larger workload may take longer. A child answers each text a few times, a small teacher in milliseconds."""
 FOUND = "bench.json"
 CHILD_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
@@ -57,18 +63,16 @@ def measure(contestants: Sequence[Contestant], rounds: int, *, progress: Progres
     Raises:
         EngineCrashed: a child died; its signal and last words are in the message.
     """
-    timings: dict[str, list[Samples]] = {contestant.name: [] for contestant in contestants}
-    memories: dict[str, Samples] = {}
-    total, done = (rounds + 1) * len(contestants), 0
+    found: dict[str, dict[str, list[Samples]]] = {
+        what: {contestant.name: [] for contestant in contestants} for what in ("timing", "memory")
+    }
+    total, done = 2 * rounds * len(contestants), 0
     for number in range(rounds):
-        for contestant in contestants if number % 2 == 0 else tuple(reversed(contestants)):
-            progress(done, total, f"{contestant.name}, round {number + 1} of {rounds}")
-            timings[contestant.name].append(contestant.run("timing"))
-            done += 1
-    for contestant in contestants:
-        progress(done, total, f"{contestant.name}, memory")
-        memories[contestant.name] = contestant.run("memory")
-        done += 1
+        for what, samples in found.items():
+            for contestant in contestants if number % 2 == 0 else tuple(reversed(contestants)):
+                progress(done, total, f"{contestant.name}, {what}, round {number + 1} of {rounds}")
+                samples[contestant.name].append(contestant.run(what))
+                done += 1
     progress(total, total)
     return tuple(
         Subject(
@@ -76,7 +80,7 @@ def measure(contestants: Sequence[Contestant], rounds: int, *, progress: Progres
             title=contestant.title,
             engine=contestant.engine,
             file_bytes=contestant.file_bytes,
-            measurements=(*_times(timings[contestant.name]), *_memory(memories[contestant.name])),
+            measurements=(*_times(found["timing"][contestant.name]), *_memory(found["memory"][contestant.name])),
         )
         for contestant in contestants
     )
@@ -97,7 +101,7 @@ def _pooled(name: str, unit: str, rounds: Sequence[Sequence[float]], stable: boo
     medians = [statistics.median(samples) for samples in rounds]
     agree = max(medians) - min(medians) <= ROUNDS_AGREE_WITHIN * statistics.median(medians)
     values = tuple(value for samples in rounds for value in samples)
-    interval = quantile_interval(np.array(values), 0.5)
+    interval = quantile_interval(np.array(rounds), 0.5)
     return Measurement(
         name=name,
         unit=unit,
@@ -108,59 +112,75 @@ def _pooled(name: str, unit: str, rounds: Sequence[Sequence[float]], stable: boo
     )
 
 
-def _each(name: str, unit: str, values: Sequence[float | None]) -> Measurement | NotMeasured:
+def _each(
+    name: str, unit: str, values: Sequence[float | None], reason: str = "this system does not say when a process starts"
+) -> Measurement | NotMeasured:
+    """One value a round: the least and the greatest of three are no interval of any level, so none is claimed."""
     known = tuple(value for value in values if value is not None)
     if not known:
-        return NotMeasured(name=name, reason="this system does not say when a process was started")
-    return Measurement(name=name, unit=unit, kind="measured", values=known, interval=(min(known), max(known)))
+        return NotMeasured(name=name, reason=reason)
+    return Measurement(name=name, unit=unit, kind="measured", values=known)
 
 
-def _memory(samples: Samples) -> tuple[Measurement | NotMeasured, ...]:
+def _memory(rounds: Sequence[Samples]) -> tuple[Measurement | NotMeasured, ...]:
     """What the model adds to its engine, and the whole process."""
-    found: list[Measurement | NotMeasured] = []
-    for name, key, part in (
-        ("memory_model", "model", "rss"),
-        ("memory_model_anonymous", "model", "anonymous"),
-        ("memory_process", "process", "rss"),
-    ):
-        if samples[key] is None:
-            found.append(NotMeasured(name=name, reason="only Linux tells a process's memory by kind"))
-        else:
-            found.append(Measurement(name=name, unit="bytes", kind="measured", values=(float(samples[key][part]),)))
-    return tuple(found)
+    return tuple(
+        _each(
+            name,
+            "bytes",
+            [None if samples[key] is None else float(samples[key][part]) for samples in rounds],
+            "only Linux tells a process's memory by kind",
+        )
+        for name, key, part in (
+            ("memory_model", "model", "rss"),
+            ("memory_model_anonymous", "model", "anonymous"),
+            ("memory_process", "process", "rss"),
+        )
+    )
 
 
 def ratios(teacher: Subject, exported: Subject) -> dict[str, Estimate]:
-    """How many times better the exported file is: latency, throughput, size, memory."""
-    size = teacher.file_bytes / exported.file_bytes
-    found = {"size": Estimate(value=size, low=size, high=size)}
-    for key, name, smaller_is_better in (
-        ("latency", "latency", True),
-        ("throughput", "throughput", False),
-        ("memory", "memory_model", True),
-    ):
-        a, b = (_values(subject, name) for subject in (teacher, exported))
+    """How many times better the exported file is: latency, throughput, size, memory.
+
+    Size is counted and memory is one value a round: both are given without a spread.
+    """
+    found = {"size": _plain_ratio(teacher.file_bytes, exported.file_bytes)}
+    for name, smaller_is_better in (("latency", True), ("throughput", False)):
+        a, b = (_by_round(subject, name) for subject in (teacher, exported))
         if a is not None and b is not None:
-            found[key] = ratio_interval(a, b) if smaller_is_better else ratio_interval(b, a)
+            found[name] = ratio_interval(a, b) if smaller_is_better else ratio_interval(b, a)
+    a, b = (_by_round(subject, "memory_model") for subject in (teacher, exported))
+    if a is not None and b is not None and np.median(b) > 0:
+        found["memory"] = _plain_ratio(float(np.median(a)), float(np.median(b)))
     return found
 
 
-def _values(subject: Subject, name: str) -> Any:
-    measurement = next(m for m in subject.measurements if m.name == name)
-    return None if isinstance(measurement, NotMeasured) else np.array(measurement.values)
+def _plain_ratio(above: float, below: float) -> Estimate:
+    value = above / below
+    return Estimate(value=value, low=value, high=value)
+
+
+def _by_round(subject: Subject, name: str) -> Any:
+    """The samples of a measurement, [rounds, samples], or None. Every round loads once, so that counts the rounds."""
+    found = {m.name: m for m in subject.measurements if isinstance(m, Measurement)}
+    return np.array(found[name].values).reshape(len(found["load"].values), -1) if name in found else None
 
 
 def teacher_contestant(
-    folder: Path, texts: Sequence[str], workload: Workload, threads: int, max_tokens: int
+    folder: Path, texts: Sequence[str], workload: Workload, threads: int, max_tokens: int, *, file_bytes: int
 ) -> Contestant:
-    """A checkpoint in PyTorch, in children of this Python."""
+    """A checkpoint in PyTorch, in children of this Python.
+
+    Args:
+        file_bytes: of the teacher as its user has it, which may be in half precision; the checkpoint is in float32.
+    """
     program = [sys.executable, "-m", "edgedistill.bench.teacher", folder.absolute(), "--max-tokens", max_tokens]
     return Contestant(
         name="teacher",
         title="teacher, PyTorch float32",
         engine=f"torch {version('torch')}",
-        file_bytes=sum((folder / name).stat().st_size for name in TEACHER_FILES),
-        run=_child(program, [], texts, workload, threads, cwd=Path.cwd()),
+        file_bytes=file_bytes,
+        run=_child("the teacher", program, [], texts, workload, threads, cwd=Path.cwd()),
     )
 
 
@@ -173,11 +193,12 @@ def bundle_contestant(folder: Path, texts: Sequence[str], workload: Workload, th
         title=f"exported file, {content['model']['recipe']}",
         engine=f"{content['engine']['name']} {version('onnxruntime')}",
         file_bytes=sum((folder / name).stat().st_size for name in files),
-        run=_child([sys.executable, "-m", "runtime"], ["measure"], texts, workload, threads, cwd=folder),
+        run=_child("the bundle", [sys.executable, "-m", "runtime"], ["measure"], texts, workload, threads, cwd=folder),
     )
 
 
 def _child(
+    name: str,
     program: Sequence[object],
     command: Sequence[str],
     texts: Sequence[str],
@@ -195,6 +216,8 @@ def _child(
                 [str(part) for part in [*argv, "--what", what]],
                 cwd=cwd,
                 environment=CHILD_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)},
+                timeout_s=max(local.TIMEOUT_S, TIMEOUT_PER_ROW_S * len(texts)),
+                what=f"measuring {name} ({what}, {len(texts)} texts)",
             )
         samples: Samples = json.loads(out)
         return samples
@@ -205,6 +228,7 @@ def _child(
 def bench(
     teacher: Path,
     identity: str,
+    given: Teacher,
     draft: Output,
     texts: Sequence[str],
     request: Request,
@@ -212,39 +236,44 @@ def bench(
     *,
     store: Store,
     progress: Progress = silent,
-) -> tuple[tuple[Subject, ...], Output]:
-    """Measures the teacher against a bundle on this machine, once for each pair of them.
+) -> tuple[Benchmark, Output]:
+    """Measures the teacher against a bundle on this machine, once for each pair of them, machine and set of versions.
 
     Args:
-        teacher: the checkpoint as its user has it; `identity` is its hash.
+        teacher: the checkpoint that answers; `identity` is its hash.
+        given: the teacher as its user has it: its files are what the bundle is smaller than.
         draft: the bundle.
         texts: real rows; the workload says how many are taken, evenly spread.
         threads: of both contestants.
     """
     workload = catalog.workload(request.bench.workload)
+    here = {**environment(), "threads": str(threads)}
+    file_bytes = user_bytes(given)
     inputs = {
         "teacher": identity,
+        "teacher_bytes": file_bytes,
         "bundle": draft.sha256,
         "workload": asdict(workload),
         "texts": digest(list(texts)),
-        "threads": threads,
-        "torch": version("torch"),
+        "max_tokens": request.data.max_tokens,
+        "environment": here,
     }
 
     def produce(folder: Path, _: Path) -> None:
         chosen = spread(texts, workload.rows)
         contestants = (
-            teacher_contestant(teacher, chosen, workload, threads, request.data.max_tokens),
+            teacher_contestant(teacher, chosen, workload, threads, request.data.max_tokens, file_bytes=file_bytes),
             bundle_contestant(draft.path, chosen, workload, threads),
         )
-        found = measure(contestants, workload.rounds, progress=progress)
-        (folder / FOUND).write_bytes(measurements.subjects_to_json(found))
+        subjects = measure(contestants, workload.rounds, progress=progress)
+        found = Benchmark(subjects=subjects, environment=here)
+        (folder / FOUND).write_bytes(measurements.benchmark_to_json(found))
 
     output = store.get("bench", inputs, produce)
-    return measurements.subjects_from_json((output.path / FOUND).read_bytes()), output
+    return measurements.benchmark_from_json((output.path / FOUND).read_bytes()), output
 
 
-def spread(texts: Sequence[str], count: int) -> list[str]:
-    """`count` of the texts, evenly spread over all of them; all when there are fewer."""
-    step = max(1.0, len(texts) / count)
-    return [texts[int(i * step)] for i in range(min(count, len(texts)))]
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """`count` of the items, evenly spread over all of them; all when there are fewer."""
+    step = max(1.0, len(items) / count)
+    return [items[int(i * step)] for i in range(min(count, len(items)))]

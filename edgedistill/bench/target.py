@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -11,50 +12,75 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.bench import measurements
+from edgedistill.bench.protocol import spread
 from edgedistill.errors import EngineCrashed
 from edgedistill.links import emulated
-from edgedistill.store import Output, Store
+from edgedistill.store import Output, Store, digest
 from edgedistill.types import Device, Measurement, NotMeasured
 
 TEXTS = 64
+TIMEOUT_S = 1800.0
+"""For all of them; a text takes about a tenth of a second."""
 RUNTIME = "runtime"
 FOUND = "target.json"
 
+Found = tuple[Measurement | NotMeasured, ...]
 
-def check(
-    bundle: Path, device: Device, texts: Sequence[str], host: NDArray[np.float32]
-) -> tuple[Measurement | NotMeasured, ...]:
+
+def check(bundle: Path, device: Device, texts: Sequence[str], host: NDArray[np.float32]) -> Found:
     """Runs a bundle's own runtime under the device's instruction set and compares its answers with the host's.
 
     Args:
-        texts: real rows; the first 64 are answered, each takes about a tenth of a second.
-        host: the same file's logits on this machine. Shape: [rows, labels].
+        texts: real rows; each takes about a tenth of a second.
+        host: the same file's logits for them on this machine. Shape: [rows, labels].
+
+    Raises:
+        EngineCrashed: the emulated run ended early or took too long.
     """
-    board = NotMeasured(
-        name="latency",
-        reason=f"no {device.title} is connected",
-        remedy="copy the bundle to the board and run edgedistill bench there",
-    )
-    return (*_answers(bundle, device, texts[:TEXTS], host[:TEXTS]), board)
+    return (*_answers(bundle, device, texts, host), _board(device))
 
 
 def kept_check(
     draft: Output, device: Device, texts: Sequence[str], host: NDArray[np.float32], *, store: Store
-) -> tuple[tuple[Measurement | NotMeasured, ...], Output]:
-    """`check`, kept in the store for as long as bundle and emulator stay what they are."""
+) -> tuple[Found, Output | None]:
+    """`check` of 64 rows from all over the test rows, kept in the store while nothing that it depends on changes.
+
+    Returns:
+        No output when the emulated run ended early: the next build tries again.
+    """
     missing = emulated.missing()
-    inputs = {"bundle": draft.sha256, "device": device.name, "missing": None if missing is None else missing.reason}
+    # Rows come sorted by label in many files: the first ones would be of one label.
+    chosen = spread(range(len(texts)), TEXTS)
+    texts, host = [texts[i] for i in chosen], host[chosen]
+    inputs = {
+        "bundle": draft.sha256,
+        "device": device.name,
+        "emulated_cpu": device.emulated_cpu,
+        "missing": None if missing is None else missing.reason,
+        "texts": digest(texts),
+        "host": hashlib.sha256(host.tobytes()).hexdigest(),
+    }
 
     def produce(folder: Path, _: Path) -> None:
         (folder / FOUND).write_bytes(measurements.to_json(check(draft.path, device, texts, host)))
 
-    output = store.get("target", inputs, produce)
+    try:
+        output = store.get("target", inputs, produce)
+    except EngineCrashed as error:
+        reason = f"{emulated.CUT_SHORT}: {error.message}"
+        return (NotMeasured(name="answers_equal", reason=reason, remedy=error.hint), _board(device)), None
     return measurements.from_json((output.path / FOUND).read_bytes()), output
 
 
-def _answers(
-    bundle: Path, device: Device, texts: Sequence[str], host: NDArray[np.float32]
-) -> tuple[Measurement | NotMeasured, ...]:
+def _board(device: Device) -> NotMeasured:
+    return NotMeasured(
+        name="latency",
+        reason=f"no {device.title} is connected",
+        remedy="copy the bundle to the board and run edgedistill bench there",
+    )
+
+
+def _answers(bundle: Path, device: Device, texts: Sequence[str], host: NDArray[np.float32]) -> Found:
     if device.emulated_cpu is None:
         return (NotMeasured(name="answers_equal", reason=f"{device.title} has no 64-bit ARM core to emulate"),)
     missing = emulated.missing()
@@ -64,10 +90,7 @@ def _answers(
         file = Path(folder) / "texts.json"
         file.write_text(json.dumps(list(texts)), encoding="utf-8")
         command: list[str | Path] = ["-m", RUNTIME, "--threads", "1", "measure", "--texts", file, "--what", "answers"]
-        try:
-            out = emulated.run(command, cpu=device.emulated_cpu, cwd=bundle)
-        except EngineCrashed as error:
-            return (NotMeasured(name="answers_equal", reason=f"under emulation, {error.message}"),)
+        out = emulated.run(command, cpu=device.emulated_cpu, cwd=bundle, timeout_s=TIMEOUT_S)
     found = np.array(json.loads(out)["logits"], dtype=np.float32)
     same = float((found.argmax(axis=1) == host.argmax(axis=1)).mean())
     error_of_logits = float(np.abs(found - host).max())

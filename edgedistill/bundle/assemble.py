@@ -20,7 +20,7 @@ from edgedistill.bundle import manifest
 from edgedistill.bundle.card import card
 from edgedistill.config import Request
 from edgedistill.store import ENTRY, Output, Store, hashes
-from edgedistill.types import Exported, Measurement, Plan, Report, Rows, Student
+from edgedistill.types import Exported, Kind, Measurement, Plan, Report, Rows, Student
 
 REQUIRED = ("onnxruntime", "numpy", "tokenizers")
 RUNTIME = Path(runtime.__file__).parent
@@ -98,19 +98,22 @@ def finish(made: Path, folder: Path, report: Report) -> None:
 
 
 def numbers(report: Report) -> list[dict[str, Any]]:
-    """The report's figures in the form that the manifest keeps: each with its kind, its unit and its interval."""
+    """The report's figures in the form that the manifest keeps: each with its kind, its unit and its range.
+
+    What was measured has its 95 % interval there, what was predicted a rough range. Figures without spread have none.
+    """
     found: list[dict[str, Any]] = []
 
-    def add(name: str, unit: str, kind: str, value: float, low: float, high: float) -> None:
-        found.append({"name": name, "unit": unit, "kind": kind, "value": value, "interval": [low, high]})
+    def add(name: str, unit: str, kind: Kind, value: float, bounds: tuple[float, float] | None) -> None:
+        key = "rough_range" if kind == "predicted" else "interval"
+        found.append({"name": name, "unit": unit, "kind": kind, "value": value, key: bounds and list(bounds)})
 
     for contrast in report.contrasts:
         e = contrast.estimate
-        add(contrast.name, contrast.unit, "measured", e.value, e.low, e.high)
+        add(contrast.name, contrast.unit, "measured", e.value, (e.low, e.high))
     for key, e in report.ratios.items():
-        add(f"{key}_ratio", "times", "measured", e.value, e.low, e.high)
+        add(f"{key}_ratio", "times", "measured", e.value, (e.low, e.high) if e.low < e.high else None)
     for m in (*report.plan.predictions, *report.on_target):
         if isinstance(m, Measurement):
-            low, high = m.interval or (m.median, m.median)
-            add(m.name, m.unit, m.kind, m.median, low, high)
+            add(m.name, m.unit, m.kind, m.median, m.interval)
     return found

@@ -84,6 +84,27 @@ def verify(folder: Path) -> Bundle:
     return bundle
 
 
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder's manifest is one that edgedistill wrote. Its files may be changed or gone."""
+    try:
+        read(folder)
+    except (InputError, IntegrityError):
+        return False
+    return True
+
+
+def strays(folder: Path) -> list[str]:
+    """What lies in a bundle and is not in its manifest. Bytecode does not count: Python wrote it, and nobody keeps it.
+
+    Raises:
+        InputError: the folder is no bundle.
+        IntegrityError: its manifest is not one that edgedistill wrote.
+    """
+    listed = {MANIFEST, *read(folder).manifest["files"]}
+    found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    return [path.as_posix() for path in found if path.as_posix() not in listed and "__pycache__" not in path.parts[:-1]]
+
+
 def _differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     return [
         *(f"{name}: removed" for name in sorted(expected.keys() - found.keys())),

@@ -40,9 +40,10 @@ def trim(tokenizer: Tokenizer, texts: Iterable[str], *, size: int | None = None)
         InputError: the tokenizer is not WordPiece, or the size leaves no room for the fallback.
     """
     model = _model(tokenizer)
-    ids: dict[str, int] = model["vocab"]
+    # Tokens may have been added beside the model's own pieces; they have ids and embeddings too.
+    ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     prefix: str = model["continuing_subword_prefix"]
-    needed = _special(tokenizer, model) | _fallback(tokenizer, ids, prefix)
+    needed = _special(tokenizer, model) | _fallback(tokenizer, model["vocab"], prefix)
     if size is not None and size < len(needed):
         raise InputError(
             f"a vocabulary of {size} pieces is too small: {len(needed)} are needed so that no text becomes unknown",

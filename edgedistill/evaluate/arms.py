@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedistill.errors import StageError
 from edgedistill.evaluate.stats import mean_interval, paired
 from edgedistill.tasks.classification import correct, macro_f1, recall_of
 from edgedistill.types import Arm, Contrast, Estimate
@@ -63,9 +64,17 @@ def contrasts(
     """What a user wants to know of the arms: what is kept of the teacher, and what distillation added.
 
     Accuracies, by paired bootstrap over the test rows.
+
+    Raises:
+        StageError: the teacher has hardly any right answer, so there is nothing to keep.
     """
     score = {name: correct(answers.argmax(axis=1), truth) for name, answers in logits.items()}
     teacher = score["teacher"]
+    if not teacher.any():
+        raise StageError(
+            f"the teacher answers none of the {len(truth)} test rows rightly, so nothing can be compared with it",
+            hint="look at the labels of the rows, or train it longer with [teacher] epochs",
+        )
 
     def kept(arm: Name) -> Estimate:
         return paired(lambda means: means[0] / means[1], [score[arm], teacher], seed=seed)

@@ -1,4 +1,4 @@
-"""Intervals: paired bootstrap over rows for accuracy, bootstrap over samples for times."""
+"""Intervals: paired bootstrap over rows for accuracy, bootstrap over rounds and samples for times."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedistill.errors import StageError
 from edgedistill.types import Estimate
 
 DRAWS = 10_000
+SAMPLE_DRAWS = 1000
 LEVEL = 0.95
 CHUNK = 200
+FEWEST = 0.5
+"""Share of the draws that must give a figure; an interval of less would speak of lucky draws only."""
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +34,9 @@ def paired(statistic: Callable[[Floats], Floats], scores: Sequence[Floats], *, s
     Args:
         statistic: takes means, [contestants] or [contestants, draws], and returns one number or one a draw.
         scores: one [rows] array a contestant.
+
+    Raises:
+        StageError: the statistic is no number, or is one in too few of the draws: something is divided by nothing.
     """
     table = np.stack([np.asarray(score, dtype=np.float64) for score in scores])
     rows = table.shape[1]
@@ -41,28 +48,52 @@ def paired(statistic: Callable[[Floats], Floats], scores: Sequence[Floats], *, s
     for start in range(0, DRAWS, CHUNK):
         drawn_counts = chance.multinomial(rows, counts / rows, size=min(CHUNK, DRAWS - start))
         means.append(combinations @ drawn_counts.T / rows)
-    drawn = statistic(np.concatenate(means, axis=1))
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value=float(statistic(table.mean(axis=1))), low=float(low), high=float(high))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = statistic(np.concatenate(means, axis=1))
+        value = float(statistic(table.mean(axis=1)))
+    finite = drawn[np.isfinite(drawn)]
+    if not np.isfinite(value) or len(finite) < FEWEST * DRAWS:
+        raise StageError(
+            f"a figure cannot be compared: only {len(finite)} of {DRAWS} resamples of the {rows} test rows give one, "
+            "because an arm has hardly any right answer",
+            hint="look at the labels of the rows, give more test rows, or train the teacher longer",
+        )
+    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value=value, low=float(low), high=float(high))
 
 
 def quantile_interval(samples: Floats, share: float, *, seed: int = 0) -> Estimate:
     """A quantile of measured samples with its bootstrap interval.
 
     Args:
-        samples: in any unit. Shape: [samples].
+        samples: in any unit. Shape: [samples], or [rounds, samples] when they were taken in rounds.
         share: 0.5 is the median.
     """
-    chance = np.random.default_rng(seed)
-    drawn = np.quantile(chance.choice(samples, size=(1000, len(samples))), share, axis=1)
+    drawn = _resampled(samples, share, np.random.default_rng(seed))
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value=float(np.quantile(samples, share)), low=float(low), high=float(high))
 
 
 def ratio_interval(above: Floats, below: Floats, *, seed: int = 0) -> Estimate:
-    """Median of one set of samples over the median of another, with its bootstrap interval; the sets are unpaired."""
+    """Median of one set of samples over the median of another, with its bootstrap interval; the sets are unpaired.
+
+    Shapes: [samples], or [rounds, samples] when they were taken in rounds.
+    """
     chance = np.random.default_rng(seed)
-    drawn = np.median(chance.choice(above, size=(1000, len(above))), axis=1)
-    drawn = drawn / np.median(chance.choice(below, size=(1000, len(below))), axis=1)
+    drawn = _resampled(above, 0.5, chance) / _resampled(below, 0.5, chance)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value=float(np.median(above) / np.median(below)), low=float(low), high=float(high))
+
+
+def _resampled(samples: Floats, share: float, chance: np.random.Generator) -> Floats:
+    """A quantile of each resample: rounds are drawn first, then samples inside each. Shape: [draws].
+
+    Samples of one round share its process and its moment, so they are no independent witnesses of the next round
+    (Davison and Hinkley, 1997, section 3.8). Of one round this is the ordinary bootstrap.
+    """
+    table = np.atleast_2d(samples)
+    rounds, count = table.shape
+    which = chance.integers(rounds, size=(SAMPLE_DRAWS, rounds, 1))
+    inside = chance.integers(count, size=(SAMPLE_DRAWS, rounds, count))
+    drawn: Floats = np.quantile(table[which, inside].reshape(SAMPLE_DRAWS, -1), share, axis=1)
+    return drawn

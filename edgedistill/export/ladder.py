@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
 from edgedistill.errors import StageError
 from edgedistill.export.onnx import to_onnx
 from edgedistill.export.parity import answers, compare
 from edgedistill.export.quantize import quantize
-from edgedistill.store import Output, Store, canonical
+from edgedistill.store import Output, Store, canonical, digest
 from edgedistill.types import Exported, Progress, Recipe, Student, silent
 
 MODEL = "model.onnx"
@@ -47,7 +49,15 @@ def export(
         StageError: the converter failed, or even the float32 file does not answer like the student.
         IntegrityError: the student has weights that are not finite.
     """
-    inputs = {"student": student.sha256, "recipes": [asdict(recipe) for recipe in recipes], "tolerance": tolerance}
+    inputs = {
+        "student": student.sha256,
+        "recipes": [asdict(recipe) for recipe in recipes],
+        "tolerance": tolerance,
+        # Other validation rows or labels may decide for another recipe, and so may another version of the engine.
+        "judged_on": digest([[list(row) for row in ids], truth.tolist()]),
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
 
     def produce(folder: Path, _: Path) -> None:
         fused = folder / "fused.onnx"

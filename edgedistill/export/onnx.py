@@ -24,6 +24,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file
 
 from edgedistill.errors import IntegrityError, StageError
+from edgedistill.teachers.local import unsupported
 
 OPSET = 17
 FUSED = "com.microsoft"
@@ -46,10 +47,8 @@ def to_onnx(student: Path, path: Path) -> None:
         StageError: the checkpoint is not a BERT classifier of the usual form.
     """
     config = json.loads((student / "config.json").read_text(encoding="utf-8"))
-    expected = {"model_type": "bert", "hidden_act": "gelu"}
-    for key, value in expected.items():
-        if config.get(key) != value:
-            raise StageError(f"{student} has {key} {config.get(key)!r}, and only {value!r} can be exported so far")
+    if reason := unsupported(config):
+        raise StageError(f"{student} {reason}", hint="export a classifier of the BERT family")
     weights = load_file(student / "model.safetensors")
     for name, weight in weights.items():
         if not np.isfinite(weight).all():

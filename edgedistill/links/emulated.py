@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import sys
 import zipfile
@@ -25,6 +26,8 @@ from edgedistill.store import replace
 from edgedistill.types import NotMeasured
 
 EMULATOR = "qemu-aarch64-static"
+SYSTEM = ("debian", "12")
+"""Where the packages below have these names; on others they have other ones."""
 PYTHON = "usr/bin/python3.11"
 PACKAGES = (
     "libc6",
@@ -43,7 +46,9 @@ PACKAGES = (
 )
 WHEELS = ("onnxruntime", "numpy", "tokenizers")
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
-REMEDY = "apt install qemu-user-static, then edgedistill doctor --install-emulation (needs Debian's packages, 230 MB)"
+REMEDY = "apt install qemu-user-static, then edgedistill doctor --install-emulation (needs Debian 12, 230 MB)"
+CUT_SHORT = "the emulated run did not come to its end"
+"""How the reason begins when a check was tried and said nothing: the next build tries again."""
 
 
 def root() -> Path:
@@ -71,7 +76,14 @@ def missing() -> NotMeasured | None:
     return None
 
 
-def run(arguments: Sequence[str | Path], *, cpu: str, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
+def run(
+    arguments: Sequence[str | Path],
+    *,
+    cpu: str,
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = local.TIMEOUT_S,
+) -> str:
     """Runs arm64 Python with these arguments on an emulated core. Raises EngineCrashed when it fails.
 
     Args:
@@ -79,20 +91,20 @@ def run(arguments: Sequence[str | Path], *, cpu: str, cwd: Path, environment: Ma
     """
     base = root()
     argv = [EMULATOR, "-cpu", cpu, "-L", base, base / PYTHON, *arguments]
-    return local.run(argv, cwd=cwd, environment={"PYTHONPATH": str(base / "site"), **(environment or {})})
+    path = {"PYTHONPATH": str(base / "site"), **(environment or {})}
+    return local.run(argv, cwd=cwd, environment=path, timeout_s=timeout_s, what=f"Python on an emulated {cpu}")
 
 
 def install() -> Path:
     """Makes the arm64 root from Debian's packages and the package index. Nothing outside the cache is touched.
 
     Raises:
-        StageError: this is no Debian-like system, or a package cannot be had.
+        StageError: this is not Debian 12, or a package cannot be had.
     """
+    _check_system()
     for tool in ("apt-get", "dpkg", EMULATOR):
         if shutil.which(tool) is None:
-            raise StageError(
-                f"{tool} is not installed", hint="emulation is set up on Debian and Ubuntu only; " + REMEDY
-            )
+            raise StageError(f"{tool} is not installed", hint=REMEDY)
     final = root()
     fresh = final.with_name(f".{final.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -102,6 +114,20 @@ def install() -> Path:
     shutil.rmtree(final, ignore_errors=True)
     replace(fresh, final)
     return final
+
+
+def _check_system() -> None:
+    """Packages are taken from the system's own sources by their names, so it must be the system they are named for."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    if (release.get("ID"), release.get("VERSION_ID")) != SYSTEM:
+        found = release.get("PRETTY_NAME", platform.system())
+        raise StageError(
+            f"emulation is set up from the packages of Debian 12, and this is {found}",
+            hint="set it up on Debian 12, or in a container of it; everything else works without",
+        )
 
 
 def _unpack_debian(base: Path) -> None:

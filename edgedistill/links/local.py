@@ -12,16 +12,24 @@ from pathlib import Path
 from edgedistill.errors import EngineCrashed
 
 LAST_WORDS = 500
+TIMEOUT_S = 3600.0
+"""Long enough for whatever one command should do; it ends what hangs."""
 
 
 def run(
-    argv: Sequence[str | Path], *, cwd: Path, environment: Mapping[str, str] | None = None, timeout_s: float = 600
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = TIMEOUT_S,
+    what: str = "",
 ) -> str:
     """Runs a command and returns what it printed. It waits without using the processor.
 
     Args:
         argv: the program and its arguments; no shell is involved.
         environment: laid over this process's own.
+        what: the command's purpose, for the message when it takes too long; its program's name without one.
 
     Raises:
         EngineCrashed: the command could not be started, failed, was killed or took too long; with its last words.
@@ -46,7 +54,8 @@ def run(
             out, err = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             raise EngineCrashed(
-                f"{argv[0]} did not finish in {timeout_s:.0f} s", hint="is the machine busy?"
+                f"{what or Path(argv[0]).name} did not finish in {timeout_s:.0f} s",
+                hint="is the machine busy, or the workload too large for it?",
             ) from error
         finally:
             with contextlib.suppress(ProcessLookupError):

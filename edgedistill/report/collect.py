@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from edgedistill import __version__
@@ -27,8 +24,6 @@ from edgedistill.types import (
     Teacher,
 )
 
-PACKAGES = ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")
-
 
 def collect(
     request: Request,
@@ -45,15 +40,20 @@ def collect(
     curves: Mapping[str, tuple[Mapping[str, float], ...]],
     seconds: Mapping[str, float],
     threads: int,
+    environment: Mapping[str, str],
 ) -> Report:
-    """The report of a build. Its goals are the request's and the board's budget."""
+    """The report of a build. Its goals are the request's and the board's budget.
+
+    Args:
+        environment: where `subjects` were measured, which need not be where this runs.
+    """
     contrast = {found.name: found for found in contrasts}
     return Report(
         name=request.name,
         device=plan.device,
         version=__version__,
         created=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        environment=environment(request, threads),
+        environment={**environment, "seed": str(request.seed), "threads": str(threads)},
         data={**rows.facts, "teacher": teacher.name},
         plan=plan,
         arms=arms,
@@ -123,28 +123,3 @@ def remarks(
         if any(isinstance(m, Measurement) and not m.stable for m in subject.measurements):
             found.append(f"The times of the {subject.name} varied between rounds: the machine was busy.")
     return tuple(found)
-
-
-def environment(request: Request, threads: int) -> dict[str, str]:
-    """Where and with what the build ran."""
-    return {
-        "machine": machine(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "seed": str(request.seed),
-        "threads": str(threads),
-        **{package: version(package) for package in PACKAGES},
-    }
-
-
-def machine() -> str:
-    """The processor's name as the system gives it, and the number of cores."""
-    import os
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model", "Hardware"))]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"

@@ -11,6 +11,8 @@ from edgedistill.types import Estimate, Kind, Measurement, NotMeasured, Report, 
 HOST = "the build machine"
 ORDER = ("latency", "cold_start", "first_answer", "throughput", "memory_model", "memory_process")
 RATIOS = ("latency", "throughput", "size", "memory")
+OF_SAMPLES = {"latency": "latency", "throughput": "throughput", "memory": "memory_model"}
+"""The measurement that a ratio compares; sizes are counted, not sampled."""
 
 _TITLES = {
     "measured": "Measured on {place}",
@@ -119,7 +121,8 @@ def _median(found: Measurement) -> Cell:
     if estimate is None or is_exact(estimate):
         count = f"median of {len(found.values)}" if len(found.values) > 1 else ""
         return Cell(text=number(found.median, found.unit), note=count, tone="" if found.stable else "unstable")
-    return _cell(found, estimate, interval(estimate, found.unit))
+    rough = "rough range " if found.kind == "predicted" else ""
+    return _cell(found, estimate, rough + interval(estimate, found.unit))
 
 
 def _cell(found: Measurement, estimate: Estimate, note: str) -> Cell:
@@ -134,12 +137,23 @@ def _ratios(report: Report) -> list[Table]:
         for key in RATIOS:
             if key in report.ratios and ratio_kind(report, key) == kind:
                 found = report.ratios[key]
-                sure = "exact" if is_exact(found) else interval(found, "times")
-                rows.append((label(key), kind, Cell(text=shown(found, "times"), note=sure), _reading(found)))
+                cell = Cell(text=shown(found, "times"), note=_sure(report, key, found))
+                rows.append((label(key), kind, cell, _reading(found)))
         if rows:
             title = f"How many times better than the teacher, with 95\N{NO-BREAK SPACE}% intervals, {kind}"
             tables.append(table(title, "What | Kind! | Times better# | Reading", *rows))
     return tables
+
+
+def _sure(report: Report, key: str, found: Estimate) -> str:
+    """How sure a ratio is: its interval, "exact" for what was counted, else how many samples it rests on."""
+    if key == "size":
+        return "exact"
+    if not is_exact(found):
+        return interval(found, "times")
+    sides = [find(side, OF_SAMPLES[key]) for side in report.subjects]
+    fewest = min((len(side.values) for side in sides if isinstance(side, Measurement)), default=1)
+    return f"median of {fewest} each" if fewest > 1 else "one sample each"
 
 
 def _reading(found: Estimate) -> str | Cell:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgedistill.bundle import manifest
-from edgedistill.errors import InputError, IntegrityError
+from edgedistill.errors import InputError, IntegrityError, StageError
+from edgedistill.store import publish
 
 
 @pytest.fixture
@@ -97,3 +98,44 @@ def test_a_manifest_with_a_key_twice_or_with_spaces_is_refused(bundle: Path) -> 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a bundle"):
         manifest.verify(tmp_path)
+
+
+def published(bundle: Path, target: Path) -> None:
+    publish(bundle, target, owned=manifest.is_bundle, strays=manifest.strays)
+
+
+def test_a_bundle_is_published_over_an_older_one_whose_own_files_were_changed_or_removed(
+    bundle: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "dist" / "toy"
+    published(bundle, target)
+    (target / "tokenizer.json").write_text("changed")
+    (target / "model" / "model.onnx").unlink()
+    (target / "runtime" / "__pycache__").unlink()
+    (target / "runtime" / "__pycache__").mkdir()
+    (target / "runtime" / "__pycache__" / "measure.cpython-311.pyc").touch()
+    published(bundle, target)
+    manifest.verify(target)
+
+
+def test_what_users_put_into_a_bundle_is_named_and_never_removed(bundle: Path, tmp_path: Path) -> None:
+    target = tmp_path / "dist" / "toy"
+    published(bundle, target)
+    (target / "notes").mkdir()
+    (target / "notes" / "thesis.txt").write_text("three years of work")
+    (target / "rows").symlink_to(tmp_path)
+    (target / "entry.json").touch()
+    assert manifest.strays(target) == ["entry.json", "notes/thesis.txt", "rows"]
+    with pytest.raises(StageError, match=r"did not put there: entry\.json, notes/thesis\.txt, rows"):
+        published(bundle, target)
+    assert (target / "notes" / "thesis.txt").read_text() == "three years of work"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"name": "my web app", "icons": []}', "", "not json"])
+def test_a_manifest_of_another_program_makes_no_folder_ours(bundle: Path, tmp_path: Path, content: str) -> None:
+    target = tmp_path / "toy"
+    target.mkdir()
+    (target / "manifest.json").write_text(content)
+    with pytest.raises(StageError, match="was not made by edgedistill"):
+        published(bundle, target)
+    assert (target / "manifest.json").read_text() == content

@@ -69,6 +69,19 @@ def test_a_size_without_room_for_the_fallback_is_refused() -> None:
         trim(TEACHER, TEXTS, size=10)
 
 
+def test_a_token_that_was_added_beside_the_models_own_pieces_is_kept() -> None:
+    teacher = tiny_tokenizer()
+    teacher.add_tokens(["zigbee"])
+    teacher.add_special_tokens(["[DEVICE]"])
+    small = trim(teacher, ["turn the zigbee light"])
+    kept = small.tokenizer.get_vocab()
+    for piece in ("zigbee", "[DEVICE]"):
+        assert small.kept[kept[piece]] == teacher.token_to_id(piece)
+    assert max(kept.values()) == len(small.kept) - 1
+    text = "turn the zigbee light [DEVICE]"
+    assert pieces(small.tokenizer, text) == pieces(teacher, text)
+
+
 def test_another_kind_of_tokenizer_is_refused() -> None:
     with pytest.raises(InputError, match="BPE"):
         trim(Tokenizer(models.BPE()), TEXTS)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgedistill.errors import StageError
 from edgedistill.evaluate.arms import Name, arms, contrasts
 from edgedistill.tasks.classification import correct, macro_f1, recall_of
 from edgedistill.types import Estimate
@@ -90,6 +91,19 @@ def test_contrasts_are_ratios_to_the_teacher_and_differences_in_points(
         "export": "points",
     }
     assert found["distillation"].estimate.low > 0
+
+
+def test_a_teacher_that_is_right_nowhere_is_named_and_one_that_is_rarely_right_costs_no_report(
+    truth: NDArray[np.int64], logits: Mapping[Name, NDArray[np.float32]]
+) -> None:
+    wrong = np.eye(len(LABELS), dtype=np.float32)[(truth + 1) % len(LABELS)]
+    with pytest.raises(StageError, match=r"the teacher answers none of the 200 test rows rightly"):
+        contrasts({**logits, "teacher": wrong}, truth)
+    rarely = wrong.copy()
+    rarely[0] = np.eye(len(LABELS), dtype=np.float32)[truth[0]]  # a third of the resamples miss this row
+    kept = contrasts({**logits, "teacher": rarely}, truth)[0].estimate
+    assert np.isfinite([kept.value, kept.low, kept.high]).all()
+    assert kept.low <= kept.high
 
 
 def test_arms_and_contrasts_follow_from_their_seed(

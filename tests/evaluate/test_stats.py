@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgedistill.errors import StageError
 from edgedistill.evaluate import stats
 from edgedistill.evaluate.stats import mean_interval, paired, quantile_interval, ratio_interval
 from edgedistill.types import Estimate
@@ -51,6 +52,40 @@ def test_an_interval_of_a_ratio_of_medians_holds_it_19_times_of_20() -> None:
         slow, fast = 20 * chance.lognormal(sigma=0.3, size=60), 4 * chance.lognormal(sigma=0.3, size=60)
         intervals.append(ratio_interval(slow, fast, seed=number))
     assert 0.90 <= share_that_holds(intervals, 5.0) <= 0.99
+
+
+def test_rounds_that_disagree_widen_an_interval_and_rounds_that_agree_do_not() -> None:
+    chance = np.random.default_rng(7)
+    samples = chance.normal(10, 0.1, size=(3, 200))
+    drifted = samples + np.array([[0.0], [1.0], [2.0]])
+
+    def width(found: Estimate) -> float:
+        return found.high - found.low
+
+    assert width(quantile_interval(samples, 0.5)) < 2 * width(quantile_interval(samples.ravel(), 0.5))
+    assert width(quantile_interval(drifted, 0.5)) > 3 * width(quantile_interval(drifted.ravel(), 0.5))
+    assert width(ratio_interval(10 * drifted, samples)) > 3 * width(ratio_interval(10 * drifted.ravel(), samples))
+
+
+def test_an_interval_over_rounds_holds_what_one_over_pooled_samples_misses() -> None:
+    chance, truth = np.random.default_rng(8), 10.0
+    rounds = [truth + chance.normal(0, 1, size=(12, 1)) + chance.normal(0, 0.3, size=(12, 30)) for _ in range(100)]
+    by_round = [quantile_interval(samples, 0.5, seed=number) for number, samples in enumerate(rounds)]
+    pooled = [quantile_interval(samples.ravel(), 0.5, seed=number) for number, samples in enumerate(rounds)]
+    assert share_that_holds(by_round, truth) >= 0.88
+    assert share_that_holds(pooled, truth) <= 0.75
+
+
+def test_draws_that_give_no_figure_are_left_out_and_too_few_of_the_others_are_an_error() -> None:
+    def ratio(means: np.ndarray) -> np.ndarray:
+        found: np.ndarray = means[0] / means[1]
+        return found
+
+    ones = np.ones(60)
+    found = paired(ratio, [ones, (np.arange(60) == 0).astype(float)])
+    assert np.isfinite([found.value, found.low, found.high]).all()
+    with pytest.raises(StageError, match="resamples of the 60 test rows"):
+        paired(ratio, [ones, np.zeros(60)])
 
 
 def test_pairing_makes_the_interval_of_a_difference_narrower() -> None:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
@@ -114,6 +116,27 @@ def test_an_export_is_done_once_and_its_record_is_read_back(
     first, second = again(), again()
     assert first == (second[0], False)
     assert second[1]
+
+
+def test_other_labels_or_another_engine_are_another_export(
+    student: Path,
+    texts: list[list[int]],
+    logits: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cached(truth: NDArray[np.int64]) -> bool:
+        _, output = export(
+            student_in(student), (INT8, FP32), ids=texts, truth=truth, logits=logits, tolerance=0.2, store=store
+        )
+        return output.cached
+
+    assert [cached(truth), cached(truth), cached((truth + 1) % 5)] == [False, True, False]
+    monkeypatch.setattr(onnxruntime, "__version__", "0.0")
+    assert not cached(truth)
+    monkeypatch.setattr(onnx, "__version__", "0.0")
+    assert not cached(truth)
 
 
 def test_a_spoiled_student_leaves_nothing_in_the_store(

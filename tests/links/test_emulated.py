@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from pathlib import Path
 
 import pytest
 
+from edgedistill.errors import StageError
 from edgedistill.links import emulated
 
-CAN_BE_MADE = all(shutil.which(tool) for tool in (emulated.EMULATOR, "apt-get", "dpkg"))
+CAN_BE_MADE = all(shutil.which(tool) for tool in (emulated.EMULATOR, "apt-get", "dpkg")) and (
+    'VERSION_ID="12"' in Path("/etc/os-release").read_text(encoding="utf-8")
+)
 
 
 def test_without_the_emulator_the_reason_and_the_remedy_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +26,22 @@ def test_without_the_emulator_the_reason_and_the_remedy_are_said(monkeypatch: py
     assert "apt install qemu-user-static" in missing.remedy
 
 
-@pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian or Ubuntu")
+@pytest.mark.parametrize(
+    ("release", "found"),
+    [
+        ({"ID": "ubuntu", "VERSION_ID": "24.04", "PRETTY_NAME": "Ubuntu 24.04"}, "Ubuntu 24.04"),
+        ({"ID": "debian", "VERSION_ID": "13", "PRETTY_NAME": "Debian GNU/Linux 13"}, "Debian GNU/Linux 13"),
+    ],
+)
+def test_another_system_than_the_one_whose_packages_are_named_is_refused_by_its_name(
+    release: dict[str, str], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: release)
+    with pytest.raises(StageError, match=f"Debian 12, and this is {found}"):
+        emulated.install()
+
+
+@pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian 12")
 def test_a_root_of_other_versions_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path))
     (tmp_path / "ready.json").write_text(json.dumps(emulated.wanted() | {"onnxruntime": "1.0.0"}))
@@ -31,7 +50,7 @@ def test_a_root_of_other_versions_is_not_used(tmp_path: Path, monkeypatch: pytes
     assert "1.0.0" in missing.reason
 
 
-@pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian or Ubuntu")
+@pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian 12")
 def test_a_root_is_made_and_runs_arm64_python_with_the_pinned_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,8 +13,8 @@ from edgedistill.errors import EngineCrashed
 from edgedistill.links import local
 
 
-def python(program: str, tmp_path: Path, **options: float) -> str:
-    return local.run([sys.executable, "-c", program], cwd=tmp_path, **options)  # type: ignore[arg-type]
+def python(program: str, tmp_path: Path) -> str:
+    return local.run([sys.executable, "-c", program], cwd=tmp_path)
 
 
 def test_what_a_child_prints_is_returned(tmp_path: Path) -> None:
@@ -37,8 +37,8 @@ def test_a_child_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         "open('pid', 'w').write(str(child.pid)); time.sleep(60)"
     )
-    with pytest.raises(EngineCrashed, match="did not finish"):
-        python(program, tmp_path, timeout_s=2)
+    with pytest.raises(EngineCrashed, match=r"^measuring the teacher did not finish in 2 s"):
+        local.run([sys.executable, "-c", program], cwd=tmp_path, timeout_s=2, what="measuring the teacher")
     grandchild = int((tmp_path / "pid").read_text())
     for _ in range(50):
         if not Path(f"/proc/{grandchild}").exists() or "Z" in Path(f"/proc/{grandchild}/stat").read_text().split()[2]:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,34 @@ def test_a_ratio_whose_interval_holds_one_is_no_difference(make_report: Make) ->
     assert verdict(report).startswith("2.00× larger and no faster and no slower than the teacher")
     assert "no difference shown" in words
     assert "Throughput against the teacher: not measured" in words
+
+
+def test_a_figure_without_an_interval_says_how_many_samples_it_is_the_median_of(make_report: Make) -> None:
+    page = Page(render(make_report()))
+    (cold_start,) = (row for table in page.tables for row in table if row[0] == "Cold start")
+    assert all(cell.split()[-1] == "5" and "median of" in cell for cell in cold_start[2:])
+
+
+@pytest.mark.parametrize(("runs", "said"), [(3, "median of 3 each"), (1, "one sample each")])
+def test_only_what_was_counted_is_exact(make_report: Make, runs: int, said: str) -> None:
+    report = make_report()
+    sides = tuple(
+        replace(side, measurements=(sized("memory_model", (5e6,) * runs, unit="bytes"),)) for side in report.subjects
+    )
+    ratios = {"size": Estimate(value=14.2, low=14.2, high=14.2), "memory": Estimate(value=8.5, low=8.5, high=8.5)}
+    tables = Page(render(make_report(subjects=sides, ratios=ratios))).tables
+    (rows,) = (table for table in tables if "Times better" in table[0])
+    found = {row[0]: row[2] for row in rows}
+    assert "exact" in found["Size of the file"]
+    assert said in found["Memory"]
+    assert "exact" not in found["Memory"]
+
+
+def test_a_predicted_range_is_called_rough_and_never_an_interval(make_report: Make) -> None:
+    page = Page(render(make_report()))
+    (rows,) = (table[1:] for table in page.tables if "The board's budget" in table[0] and "predicted" in table[1])
+    assert len(rows) == 3
+    assert all("rough range" in row[2] for row in rows)
 
 
 def test_an_unstable_measurement_is_marked(make_report: Make) -> None:

@@ -1,0 +1,31 @@
+"""On what a figure was measured: the processor, the system and the versions of everything that computes."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "tokenizers", "numpy")
+
+
+def environment() -> dict[str, str]:
+    """What a figure depends on beside its inputs. Nothing heavy is imported for it."""
+    return {
+        "machine": machine(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def machine() -> str:
+    """The processor's name as the system gives it, and the number of cores."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model", "Hardware"))]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
