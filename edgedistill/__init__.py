@@ -11,16 +11,17 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "build": "edgedistill.pipeline",
+    "label": "edgedistill.labeling.stage",
     "plan": "edgedistill.pipeline",
     "read_request": "edgedistill.config",
     "verify": "edgedistill.bundle.manifest",
 }
 
-__all__ = ["__version__", "build", "plan", "read_request", "verify"]
+__all__ = ["__version__", "build", "label", "plan", "read_request", "verify"]
 
 
 def __getattr__(name: str) -> Any:

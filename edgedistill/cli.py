@@ -100,6 +100,53 @@ def plan(
 
 
 @app.command()
+def label(
+    task: Annotated[str | None, typer.Option(help="What the rows are: classification, nli, qa, math, …")] = None,
+    data: Data = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A .gguf file or a checkpoint's folder; endpoints go into edgedistill.toml.")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="How many accepted rows are wanted (default: all).")] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="USD that the run may spend, over all its parts.")] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it would cost; ask nothing.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ask from this many Ray workers.")] = None,
+    relabel: Annotated[bool, typer.Option("--relabel", help="Ask also about rows that have an answer.")] = False,
+    out: Out = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a teacher answer the rows that have no answer; go on where an earlier run stopped, paying nothing twice."""
+    from dataclasses import asdict
+
+    from edgedistill.config import read_request
+    from edgedistill.labeling import stage
+    from edgedistill.teachers.choose import kind_of
+    from edgedistill.terminal import Lines, forecast_table, ledger_tables
+
+    flags: dict[str, Any] = {"rows": rows, "budget": budget, "relabel": relabel or None, "workers": workers}
+    if teacher is not None:
+        flags["teachers"] = [{"kind": kind_of(teacher), "model": teacher}]
+    request = read_request(config, task=task, data=data, out=out, label=flags)
+    if estimate:
+        with Lines(quiet=as_json) as lines:
+            forecasts = stage.estimate(request, lines)
+        if as_json:
+            _print_json([asdict(forecast) for forecast in forecasts])
+        else:
+            _show(forecast_table(forecasts, request.label.budget))
+        return
+    with Lines(quiet=as_json) as lines:
+        done = stage.label(request, lines)
+    if as_json:
+        _print_json({"folder": str(done.folder), "complete": done.complete, **done.ledger})
+    else:
+        _show(ledger_tables(done.ledger))
+        print(f"rows  {done.folder}{os.sep}")
+    if not done.complete:
+        raise BudgetMissed(stage.shortfall(done, request.label), hint=stage.REMEDY)
+
+
+@app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to write it.")] = Path(),
 ) -> None:
@@ -111,7 +158,7 @@ def init(
         raise InputError(f"{path} exists already", hint="edit it, or move it away")
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder", hint="make it first")
-    path.write_text(TEMPLATE, encoding="utf-8")
+    path.write_bytes(TEMPLATE.read_bytes())
     print(f"wrote {path}; point [data] folder at your rows, then run edgedistill plan")
 
 

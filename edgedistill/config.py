@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -11,12 +13,15 @@ from edgedistill import catalog
 from edgedistill.errors import InputError
 
 FILE = "edgedistill.toml"
+TEMPLATE = Path(__file__).with_name("template.toml")
+"""What `edgedistill init` writes."""
 DEMO = "demo"
-"""The name of the embedded smart-home rows, as a value of `[data] folder`."""
+"""The name of the embedded smart-home rows, as a value of `[data] folder`; a folder of that name is "./demo"."""
 DEMO_TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -87,15 +92,101 @@ class Bench(_Section):
     workload: str = "classification"
 
 
+class Price(_Section):
+    """USD per million tokens of the models whose names match."""
+
+    model: str
+    input: Amount
+    output: Amount
+    batch: Amount = 1.0
+
+
+class LabelTeacher(_Section):
+    """One teacher that answers rows: a model behind an API, a GGUF file, or a local checkpoint.
+
+    Keys never stand in the file: `key_env` names the environment variable that holds one.
+    """
+
+    kind: Literal["openai", "anthropic", "gguf", "transformers", "encoder"]
+    model: Annotated[str, Field(min_length=1)]
+    name: str = ""
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = None
+    key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    key_header: Annotated[str, Field(pattern=r"^[A-Za-z-]+$")] | None = None
+    query: dict[str, str] = {}
+    structured: Literal["auto", "json_schema", "schema", "json_object", "none"] = "auto"
+    logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    weight: Positive = 1.0
+    serves: tuple[str, ...] = ()
+    concurrency: Count = 64
+    timeout_s: Positive = 120.0
+    retries: Annotated[int, Field(ge=0)] = 6
+    batch: bool = False
+    extra: dict[str, Any] = {}
+    price: Mapping[Literal["input", "output", "batch"], Amount] | None = None
+    context: Count = 4096
+    threads: Count | None = None
+
+    @property
+    def title(self) -> str:
+        """What people call it: its name, or that of the model without a path."""
+        return self.name or (self.model if self.kind in ("openai", "anthropic") else Path(self.model).stem)
+
+
+class Label(_Section):
+    """How a teacher answers the rows that have no answer yet."""
+
+    teachers: tuple[LabelTeacher, ...] = ()
+    rows: Count | None = None
+    relabel: bool = False
+    labels: tuple[str, ...] = ()
+    instruction: str = ""
+    chain_of_thought: bool = False
+    chain_of_density: bool = False
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    max_tokens: Count | None = None
+    combine: Literal["weights", "vote", "route"] = "weights"
+    route: str | None = None
+    budget: Amount | None = None
+    min_success: Share = 0.7
+    workers: Annotated[int, Field(ge=0)] = 0
+    address: str | None = None
+    prices: tuple[Price, ...] = ()
+
+    @model_validator(mode="after")
+    def _a_panel_can_be_told_apart(self) -> Label:
+        names = [teacher.title for teacher in self.teachers]
+        if len(set(names)) < len(names):
+            raise ValueError("label.teachers need different names")
+        if self.combine == "route" and (self.route is None or not all(t.serves for t in self.teachers)):
+            raise ValueError('label.combine = "route" needs label.route, a column, and serves = [...] for each teacher')
+        return self
+
+
+class Gates(_Section):
+    """What an answer must be like to be accepted."""
+
+    min_chars: Annotated[int, Field(ge=0)] = 1
+    max_chars: Count = 20_000
+    languages: tuple[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], ...] = ()
+    refusals: bool = True
+    verify: bool = True
+    accept: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
+    near_duplicates: Share = 0.9
+    balance: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
 class Request(_Section):
     """One build: everything the user asked for, with the defaults filled in."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")] = "smart-home"
     target: str = "raspberrypi5"
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "nli", "qa", "math", "summarization", "conversation"] = "classification"
     out: Path = Path("dist")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data = Data()
+    label: Label = Label()
+    gates: Gates = Gates()
     teacher: Teacher = Teacher()
     student: Student = Student()
     distill: Distill = Distill()
@@ -118,6 +209,8 @@ def read_request(
     data: str | None = None,
     out: Path | None = None,
     seed: int | None = None,
+    task: str | None = None,
+    label: Mapping[str, Any] | None = None,
 ) -> Request:
     """The request of a configuration file with flags laid over it.
 
@@ -125,18 +218,20 @@ def read_request(
         config: a TOML file; without one, `edgedistill.toml` in the working folder when it is there.
         target: a board's name or alias.
         teacher: a folder, or a name on the model hub.
-        data: a folder with train.jsonl, or one file that is split.
+        data: a folder with train.jsonl, one file that is split, or "demo": the embedded rows, whatever lies in ./demo.
         out: where the bundle and the report go.
         seed: of the splits and the training.
+        task: the kind of task.
+        label: keys of the section [label] that flags set.
 
     Raises:
         InputError: the file cannot be read, or values in it are wrong: all of them are named.
     """
     path = config or Path(FILE)
-    values = catalog.read_toml(path) if config or path.exists() else {}
+    values: dict[str, Any] = catalog.read_toml(path) if config or path.exists() else {}
     where = str(path) if values else "the flags"
     base = path.parent
-    for key, value in {"target": target, "out": out, "seed": seed}.items():
+    for key, value in {"target": target, "out": out, "seed": seed, "task": task}.items():
         if value is not None:
             values[key] = value
     for section, key, flag in (("teacher", "model", teacher), ("data", "folder", data)):
@@ -145,10 +240,14 @@ def read_request(
             raise InputError(f"{where}: {section!r} must be a table", hint=f"write it as [{section}]")
         if flag is not None:
             table[key] = flag
-        elif key in table and _is_relative_path(table[key], base):
+        elif (section, table.get(key)) != ("data", DEMO) and _is_relative_path(table.get(key), base):
             table[key] = str(base / str(table[key]))
-    if isinstance(data, str) and "name" not in values:
-        values["name"] = _name_of(data)
+            if table[key] == DEMO:
+                table[key] = f".{os.sep}{DEMO}"  # pathlib drops the dot that tells a folder from the embedded rows
+    folder = values["data"].get("folder", DEMO)
+    if "name" not in values and isinstance(folder, str) and folder != DEMO:
+        values["name"] = _name_of(folder)
+    _lay_over_label(values, label or {}, base, where)
     try:
         request = Request.model_validate(values)
     except ValidationError as error:
@@ -156,64 +255,26 @@ def read_request(
     return request.model_copy(update={"target": catalog.device(request.target).name})
 
 
+def _lay_over_label(values: dict[str, Any], flags: Mapping[str, Any], base: Path, where: str) -> None:
+    """Puts flags into the section [label], and makes paths of its teachers relative to the file they stand in."""
+    if not flags and "label" not in values:
+        return
+    table = values.setdefault("label", {})
+    if not isinstance(table, dict) or not isinstance(table.get("teachers", []), list):
+        raise InputError(
+            f"{where}: 'label' must be a table with [[label.teachers]]", hint="see edgedistill/teachers/README.md"
+        )
+    for teacher in table.get("teachers", []):
+        if isinstance(teacher, dict) and _is_relative_path(teacher.get("model"), base):
+            teacher["model"] = str(base / teacher["model"])
+    table.update({key: value for key, value in flags.items() if value is not None})
+
+
 def _is_relative_path(value: object, base: Path) -> bool:
     return isinstance(value, str) and not Path(value).is_absolute() and (base / value).exists()
 
 
 def _name_of(data: str) -> str:
-    letters = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(data).stem.lower()).strip("-")
+    name = Path(data).name.lower().removesuffix(".jsonl").removesuffix(".csv")
+    letters = "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-")
     return letters[:64].strip("-") or "student"
-
-
-TEMPLATE = """\
-# What `edgedistill build` makes of your rows. Every key but [data] folder may stay away; the values shown are the
-# defaults. `edgedistill plan` says what would come out without building it.
-
-name = "my-intents"          # names the bundle: dist/<name>-<target>/
-target = "raspberrypi"       # `edgedistill targets` lists the boards
-task = "classification"
-out = "dist"
-seed = 0
-
-[data]
-folder = "rows"              # train.jsonl and test.jsonl (validation.jsonl if you have it), or one file that is split
-text = "text"                # one object a line: {"text": "switch the light on", "label": "light_on"}
-label = "label"
-out_of_scope = "out_of_scope"  # the label of rows that belong to no class; its recall is reported on its own
-validation_share = 0.1       # used when the files do not say
-test_share = 0.2
-max_bad_share = 0.01         # more unusable rows than this stop the build; they are listed either way
-max_tokens = 128             # longer texts are cut, in training and on the device
-
-[teacher]
-model = "sentence-transformers/all-MiniLM-L6-v2"  # a folder with safetensors, an installed package, or a hub name
-epochs = 3                   # of fine-tuning; skipped when the model already has a head for exactly your labels
-learning_rate = 2e-4
-batch_tokens = 512
-
-[student]                    # left out: the plan chooses from the board
-# layers = 2                 # copied from the teacher
-# ffn = 768                  # inner width; the strongest units of the teacher are kept
-# vocabulary = 8192          # pieces; what the rows use always stays
-
-[distill]
-epochs = 8                   # fewer rows want more of them
-learning_rate = 5e-4
-temperature = 2.0
-kd_weight = 0.9              # the rest is cross-entropy on the labels
-hidden_weight = 1.0          # matching of the teacher's hidden states
-batch_tokens = 512           # rows are batched by length until a batch holds this many pieces
-checkpoint_steps = 200
-
-[export]
-# recipe = "onnx-int8-dynamic"  # left out: chosen by the board's instruction set
-# tolerance = 0.01           # accuracy the file may lose against the student before the next recipe is tried
-
-[goals]                      # a goal that is missed ends the build with exit status 3
-retained = 0.92              # share of the teacher's accuracy
-latency_ratio = 6.7          # times faster than the teacher in PyTorch: 85 % less latency
-size_ratio = 10.0            # times smaller
-
-[bench]
-workload = "classification"  # benchmarks/workloads/classification.toml
-"""

@@ -1,6 +1,6 @@
 """The order of the stages, and nothing else: from a request to a bundle and a report.
 
-    rows ─► plan ─► teacher ─► signals ─► student, control ─► export ─► draft ─► answers, bench, target ─► report
+    (label) ─► rows ─► plan ─► teacher ─► signals ─► student, control ─► export ─► answers, bench, target ─► report
 
 Every stage goes through the store, so a build that was killed goes on where it was, and one with nothing to do only
 compares hashes. The stages that train and measure are imported when they have to run.
@@ -8,6 +8,7 @@ compares hashes. The stages that train and measure are imported when they have t
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from dataclasses import asdict, dataclass, replace
@@ -16,18 +17,23 @@ from typing import Any
 
 from edgedistill import catalog
 from edgedistill import plan as planning
+from edgedistill.bench.machine import environment
 from edgedistill.bundle import manifest
+from edgedistill.bundle.assemble import RUNTIME
 from edgedistill.config import Request
 from edgedistill.data import rows as data
 from edgedistill.data.rows import Row
-from edgedistill.errors import EdgeDistillError
+from edgedistill.errors import EdgeDistillError, InputError, PlanRefused
+from edgedistill.labeling import stage as labelling
 from edgedistill.links import emulated
 from edgedistill.stages import UNWATCHED, Run, Watch
-from edgedistill.store import Output, Store, canonical, file_sha256, publish, write_atomically
+from edgedistill.store import Output, Store, canonical, file_sha256, hashes, publish, write_atomically
 from edgedistill.teachers import local
 from edgedistill.types import SPLITS, Plan, Rows, Teacher
 
 STORE = ".edgedistill"
+BUILDS = ("classification",)
+"""Tasks that there are students for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +69,7 @@ def plan(request: Request, watch: Watch = UNWATCHED) -> Plan:
         PlanRefused: nothing fits, with the arithmetic.
         InputError: the rows or the teacher cannot be used.
     """
+    _check_out(request.out)
     with Store(request.out.parent / STORE) as store:
         return _prepare(Run(request, store, watch)).plan
 
@@ -76,22 +83,53 @@ def build(request: Request, watch: Watch = UNWATCHED, *, fresh: bool = False) ->
     Raises:
         EdgeDistillError: see `edgedistill.errors` for the kinds; finished stages are kept.
     """
+    _check_out(request.out)
     with Store(request.out.parent / STORE, fresh=fresh) as store:
         run = Run(request, store, watch)
         known = _prepare(run)
         result = _make(run, known)
-        bundle, page = _publish(run, result)
+        with run.stage("publish") as stage:
+            bundle, page = _publish(run, result)
+            stage.cached = not run.changed
         report = json.loads((result.path / "report.json").read_text(encoding="utf-8"))
         return Built(bundle=bundle, page=page, report=report, changed=run.changed)
+
+
+def _check_out(out: Path) -> None:
+    """Refuses a place for the results that could never be written, before hours of work for it."""
+    try:
+        taken = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+        if not taken.is_dir():
+            raise InputError(f"nothing can be written into {out}: {taken} is a file", hint="choose another --out")
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder of {out} cannot be made: {error.strerror}", hint="choose another --out, or check permissions"
+        ) from error
 
 
 def _prepare(run: Run) -> Prepared:
     request = run.request
     device = catalog.device(request.target)
+    if request.task not in BUILDS:
+        raise PlanRefused(
+            f"students for the task {request.task!r} cannot be built yet, only for {', '.join(BUILDS)}",
+            hint="edgedistill label has a teacher answer its rows",
+        )
+    settings, told = request.data, {}
+    if request.label.teachers:
+        with run.stage("label") as stage:
+            settings, ledger, output = labelling.kept(request, run.store, stage.progress)
+            stage.took(output)
+            stage.note = labelling.summary(ledger)
+            told = {"source": Path(request.data.folder).name, "labelling": ledger}
     with run.stage("rows") as stage:
-        rows, output = data.prepare(request.data, seed=request.seed, store=run.store)
+        rows, output = data.prepare(settings, seed=request.seed, store=run.store)
+        rows = replace(rows, facts={**rows.facts, **told})
         stage.took(output)
         stage.note = ", ".join(f"{rows.counts[split]} {split}" for split in SPLITS) + f", {len(rows.labels)} labels"
+        if rows.facts["rejected"]:
+            stage.note += f", {rows.facts['rejected']} rejected: {rows.facts['rejected_file']}"
     with run.stage("plan") as stage:
         teacher = local.find(request.teacher.model, rows.labels)
         facts, output = _facts(run.store, rows, teacher, request)
@@ -103,26 +141,34 @@ def _prepare(run: Run) -> Prepared:
 
 
 def _facts(store: Store, rows: Rows, teacher: Teacher, request: Request) -> tuple[planning.RowFacts, Output]:
-    """Lengths and vocabulary of the rows in the teacher's pieces."""
+    """Lengths and vocabulary of the rows in the teacher's pieces. Raises InputError for a vocabulary too small."""
+    size = request.student.vocabulary and min(request.student.vocabulary, teacher.shape.vocabulary)
 
     def produce(folder: Path, _: Path) -> None:
         from tokenizers import Tokenizer
 
         from edgedistill.distill.vocab import pieces_of, trim
 
-        tokenizer = Tokenizer.from_file(str(teacher.path / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(teacher.path / local.TOKENIZER))
         texts = [row.text for row in data.read(rows, "train")]
         special = tokenizer.num_special_tokens_to_add(False)
         lengths = [min(len(ids) + special, request.data.max_tokens) for ids in pieces_of(tokenizer, texts)]
+        trimmed = trim(tokenizer, texts, size=size)  # refuses a size that leaves no room for what is needed
         found = {
             "labels": len(rows.labels),
             "tokens": round(statistics.median(lengths)),
-            "longest": max(lengths),
-            "vocabulary": len(trim(tokenizer, texts).kept),
+            "vocabulary": len(trimmed.kept),
+            "teacher_tokenizer_bytes": (teacher.path / local.TOKENIZER).stat().st_size,
+            "student_tokenizer_bytes": len(trimmed.tokenizer.to_str(pretty=True).encode()),  # as it is saved
         }
         (folder / "facts.json").write_bytes(canonical(found))
 
-    inputs = {"rows": rows.sha256, "teacher": teacher.sha256, "max_tokens": request.data.max_tokens}
+    inputs = {
+        "rows": rows.sha256,
+        "teacher": teacher.sha256,
+        "max_tokens": request.data.max_tokens,
+        "vocabulary": size,
+    }
     output = store.get("facts", inputs, produce)
     return planning.RowFacts(**json.loads((output.path / "facts.json").read_text())), output
 
@@ -130,22 +176,40 @@ def _facts(store: Store, rows: Rows, teacher: Teacher, request: Request) -> tupl
 def _make(run: Run, known: Prepared) -> Output:
     """From the plan to the finished report, as one output of the store.
 
-    Its key holds all that the stages in it depend on, so when nothing changed they are not even looked at.
+    Its key holds all that the stages in it depend on, so when nothing changed they are not even looked at: this machine
+    and the versions too, because they decide what is trained, written and measured. A report whose emulated check was
+    cut short is not taken for finished: the check is tried again.
     """
     missing = emulated.missing()
     inputs = {
-        "request": run.request.model_dump(mode="json", exclude={"out": True, "data": {"folder"}, "teacher": {"model"}}),
+        # What the label stage was told is in the rows, and in the ledger that the report shows.
+        "request": run.request.model_dump(
+            mode="json",
+            exclude={"out": True, "label": True, "gates": True, "data": {"folder"}, "teacher": {"model"}},
+        ),
         "rows": known.rows.sha256,
+        "labelling": known.rows.facts.get("labelling"),
         "teacher": known.teacher.sha256,
         "plan": asdict(known.plan),
         "workload": asdict(catalog.workload(run.request.bench.workload)),
         "emulation": None if missing is None else asdict(missing),
+        "environment": environment(),
+        "runtime": hashes(RUNTIME),
     }
-    output = run.store.get("build", inputs, lambda folder, _: _stages(run, known, folder))
+    for attempt in itertools.count():
+        output = run.store.get("build", inputs | {"attempt": attempt}, lambda folder, _: _stages(run, known, folder))
+        if not (output.cached and _cut_short(output)):
+            break
     if output.cached:
         with run.stage("build") as stage:
             stage.note = "nothing has changed"
     return output
+
+
+def _cut_short(output: Output) -> bool:
+    """Whether the emulated check of a finished build was tried and said nothing."""
+    report = json.loads((output.path / "report.json").read_text(encoding="utf-8"))
+    return any(found.get("reason", "").startswith(emulated.CUT_SHORT) for found in report["on_target"])
 
 
 def _stages(run: Run, known: Prepared, folder: Path) -> None:
@@ -225,14 +289,14 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
 
     texts = [row.text for row in splits["test"]]
     with run.stage("bench") as stage:
-        subjects, measured = protocol.bench(
-            teacher, identity, draft, texts, request, known.threads, store=store, progress=stage.progress
+        measured, output = protocol.bench(
+            teacher, identity, known.teacher, draft, texts, request, known.threads, store=store, progress=stage.progress
         )
-        stage.took(measured)
+        stage.took(output)
 
     with run.stage("target") as stage:
         on_target, checked = target.kept_check(draft, known.plan.device, texts, shipped, store=store)
-        stage.took(checked)
+        stage.cached = checked is not None and checked.cached
 
     with run.stage("report") as stage:
         stage.cached = False
@@ -243,8 +307,9 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
             plan=made,
             arms=arms.arms(logits, truth, rows.labels, out_of_scope=request.data.out_of_scope, seed=request.seed),
             contrasts=arms.contrasts(logits, truth, seed=request.seed),
-            subjects=subjects,
-            ratios=protocol.ratios(*subjects),
+            subjects=measured.subjects,
+            ratios=protocol.ratios(*measured.subjects),
+            environment=measured.environment,
             on_target=on_target,
             exported=exported,
             curves={"student": student.curve, "control": control.curve}
@@ -270,7 +335,7 @@ def _publish(run: Run, result: Output) -> tuple[Path, Path]:
     name = f"{run.request.name}-{run.request.target}"
     bundle, page = run.request.out / name, run.request.out / f"{name}.html"
     if not _same_bundle(result.path / "bundle", bundle):
-        publish(result.path / "bundle", bundle, owned=lambda folder: (folder / manifest.MANIFEST).is_file())
+        publish(result.path / "bundle", bundle, owned=manifest.is_bundle, strays=manifest.strays)
         run.changed = True
     for source, target in (("report.html", page), ("report.json", page.with_suffix(".json"))):
         content = (result.path / source).read_bytes()

@@ -13,10 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from edgedistill.report import figures
 from edgedistill.types import Device, NotMeasured, Plan, Progress, Subject
 
 if TYPE_CHECKING:
     from edgedistill.checkup import Finding
+    from edgedistill.labeling.estimate import Forecast
 
 BAR = 24
 REDRAW_S = 0.2
@@ -90,11 +92,12 @@ def verdict(report: Mapping[str, Any]) -> list[RenderableType]:
     for goal in report["goals"]:
         sign = "≥" if goal["direction"] == "at least" else "≤"
         held = {True: Text("yes", "green"), False: Text("no", "bold red"), None: Text("not measured", "yellow")}
-        found = "" if goal["value"] is None else _value(goal["value"], goal["unit"])
+        # Each with the digits that set it apart from the other: a goal that is missed never looks as if it was met.
+        asked, value, unit = goal["asked"], goal["value"], goal["unit"]
         goals.add_row(
             goal["title"],
-            f"{sign} {_value(goal['asked'], goal['unit'])}",
-            found,
+            f"{sign} {figures.number(asked, unit) if value is None else figures.apart(asked, value, unit)}",
+            "" if value is None else figures.apart(value, asked, unit),
             goal["kind"] or "",
             held[goal["held"]],
         )
@@ -103,7 +106,7 @@ def verdict(report: Mapping[str, Any]) -> list[RenderableType]:
 
 def plan_tables(made: Plan) -> list[RenderableType]:
     """What a plan chose, what it should cost, and why."""
-    numbers = _table(f"predicted on {made.device.title}", "figure", "value", "90 % interval")
+    numbers = _table(f"predicted on {made.device.title}", "figure", "value", "rough range")
     for prediction in made.predictions:
         low, high = prediction.interval or (prediction.median, prediction.median)
         numbers.add_row(
@@ -182,6 +185,58 @@ def doctor_table(findings: Sequence[Finding]) -> Table:
         state = Text("ok", "green") if finding.ok else Text("missing", "red" if finding.needed else "yellow")
         table.add_row(finding.what, finding.found, state, "" if finding.ok else finding.remedy)
     return table
+
+
+def ledger_tables(ledger: Mapping[str, Any]) -> list[RenderableType]:
+    """What became of the rows of a labelling run, why rows were refused, and what the teachers cost."""
+    rows = _table(f"rows labelled for {ledger['task']}", "split", "asked", "accepted", "share", "own answers", "agrees")
+    for split, found in ledger["splits"].items():
+        share = f"{found['accepted'] / found['decided']:.1%}" if found["decided"] else ""
+        agrees = "" if found["agreement"] is None else f"{found['agreement']:.1%} of {found['compared']}"
+        rows.add_row(split, str(found["decided"]), str(found["accepted"]), share, str(found["kept"]), agrees)
+    reasons = _table("not accepted", "why", "rows", "for example")
+    for found in ledger["splits"].values():
+        for reason, count in found["reasons"].items():
+            reasons.add_row(reason, str(count), found["examples"][reason])
+    for reason in ("duplicates", "leaks", "unusable"):
+        if ledger[reason]:
+            reasons.add_row(reason, str(ledger[reason]), "never asked about; see rejected.jsonl")
+    teachers = _table("teachers", "teacher", "answered", "new now", "tokens in", "tokens out", "cost", "form enforced")
+    for name, found in ledger["teachers"].items():
+        cost = "price unknown" if found["usd"] is None else f"${found['usd']:.4g}"
+        lost = f" + up to ${found['lost_usd']:.4g} lost" if found["lost_usd"] else ""
+        teachers.add_row(
+            name,
+            str(found["answered"]),
+            str(found["asked_now"]),
+            f"{found['prompt_tokens']:,}",
+            f"{found['completion_tokens']:,}",
+            cost + lost,
+            "yes" if found["enforces_form"] else "no",
+        )
+    signals = [Text(f"note: {found['signal']}") for found in ledger["teachers"].values()]
+    return [rows, *([reasons] if reasons.row_count else []), teachers, *signals]
+
+
+def forecast_table(forecasts: Sequence[Forecast], budget: float | None) -> list[RenderableType]:
+    """What a labelling run would ask and cost."""
+    table = _table("estimate: nothing was asked", "teacher", "requests", "known", "tokens in", "tokens out", "cost")
+    notes = []
+    for found in forecasts:
+        cost = "price unknown" if found.usd is None else f"${found.usd[0]:.4g} to ${found.usd[1]:.4g}"
+        table.add_row(
+            found.teacher,
+            f"{found.requests:,}",
+            f"{found.known:,}",
+            "{:,} to {:,}".format(*found.prompt_tokens),
+            "{:,} to {:,}".format(*found.answer_tokens),
+            cost,
+        )
+        notes += [Text(f"note: {found.signal}"), Text(f"note: answers of {found.teacher} are reckoned {found.basis}")]
+    most = sum(found.usd[1] for found in forecasts if found.usd is not None)
+    if budget is not None and most > budget:
+        notes.append(Text(f"note: this may exceed the budget of ${budget:g}; the run stops before it does", "yellow"))
+    return [table, *notes]
 
 
 def _table(title: str, *columns: str) -> Table:

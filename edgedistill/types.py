@@ -278,6 +278,58 @@ class Report:
     remarks: tuple[str, ...]
 
 
+Message = Mapping[str, str]
+"""One turn of a prompt: `role` and `content`."""
+
+Signal = Literal["text", "labels", "class probabilities", "top-k log-probabilities", "logits", "hidden states"]
+"""What a teacher can say about a row, from the poorest to the richest."""
+
+Finish = Literal["stop", "length", "refusal"]
+"""Why an answer ended: it was complete, it ran into its limit, or the teacher's side would not give one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One request to one teacher. `key` names it for ever: equal keys are the same request.
+
+    Attributes:
+        key: hash of teacher, parameters, messages, schema and template.
+        messages: the whole prompt.
+        schema: JSON schema of the answer, enforced where the teacher can; None for plain text.
+        labels: the classes to choose from, for teachers that take fields instead of prompts.
+        fields: the row's input fields, for the same teachers.
+    """
+
+    key: str
+    messages: tuple[Message, ...]
+    schema: Mapping[str, Any] | None
+    max_tokens: int
+    temperature: float
+    labels: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a teacher said, and what it took.
+
+    Attributes:
+        id: the number that the endpoint gave the answer, where it gives any.
+        top_logprobs: for each token of the text, the likeliest tokens there and their natural log-probabilities.
+        tokens: the tokens of the text, as long as `top_logprobs`.
+        probabilities: of each label, where the teacher knows them.
+    """
+
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    completion_tokens: int
+    id: str | None = None
+    tokens: tuple[str, ...] = ()
+    top_logprobs: tuple[Mapping[str, float], ...] = ()
+    probabilities: Mapping[str, float] | None = None
+
+
 class Progress(Protocol):
     """Where a long stage says how far it is. Implementations must be cheap: they are called at every step."""
 

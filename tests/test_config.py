@@ -25,7 +25,7 @@ def test_without_a_file_the_defaults_build_the_example(folder: Path) -> None:
 
 
 def test_the_written_template_states_the_defaults(folder: Path) -> None:
-    (folder / "edgedistill.toml").write_text(TEMPLATE, encoding="utf-8")
+    (folder / "edgedistill.toml").write_bytes(TEMPLATE.read_bytes())
     written, defaults = read_request().model_dump(), Request().model_dump()
     for own in ("name", "target"):
         written.pop(own)
@@ -48,6 +48,42 @@ def test_a_folder_of_rows_names_the_bundle(folder: Path) -> None:
     assert read_request(data="some/My Rows.jsonl").name == "my-rows"
 
 
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("rows", "rows"),
+        ("sets/rows-1.0", "rows-1-0"),
+        ("rows-1.1", "rows-1-1"),
+        ("rows-1.1.csv", "rows-1-1"),
+        ("./demo", "demo"),
+        ("demo", "smart-home"),
+        ("..", "student"),
+    ],
+)
+def test_the_folder_names_the_bundle_from_the_file_as_from_a_flag(folder: Path, data: str, name: str) -> None:
+    assert read_request(data=data).name == name
+    (folder / "edgedistill.toml").write_text(f'[data]\nfolder = "{data}"\n')
+    assert read_request().name == name
+    (folder / "edgedistill.toml").write_text(f'name = "mine"\n[data]\nfolder = "{data}"\n')
+    assert read_request().name == "mine"
+
+
+@pytest.mark.parametrize("written", ["demo", "./demo", "demo/"])
+def test_demo_is_the_embedded_rows_even_where_a_folder_is_called_so(folder: Path, written: str) -> None:
+    (folder / "demo").mkdir()
+    (folder / "edgedistill.toml").write_text(f'[data]\nfolder = "{written}"\n')
+    (folder / "project").mkdir()
+    (folder / "project" / "demo").mkdir()
+    (folder / "project" / "mine.toml").write_text(f'[data]\nfolder = "{written}"\n')
+    requests = [read_request(), read_request(folder / "project" / "mine.toml"), read_request(data=written)]
+    for found in requests:
+        assert (found.data.folder == "demo") is (written == "demo")
+        assert (found.name == "smart-home") is (written == "demo")
+    if written != "demo":
+        assert Path(requests[0].data.folder) == Path("demo")
+        assert Path(requests[1].data.folder) == folder / "project" / "demo"
+
+
 def test_every_problem_is_named_with_its_file_and_key(folder: Path) -> None:
     (folder / "edgedistill.toml").write_text('colour = "red"\nseed = "x"\n[goals]\nretained = 2\n')
     with pytest.raises(InputError) as caught:
@@ -67,3 +103,14 @@ def test_a_section_that_is_no_table_is_said(folder: Path) -> None:
     with pytest.raises(InputError, match="must be a table"):
         read_request()
     assert read_toml(folder / "edgedistill.toml") == {"data": "rows"}
+
+
+def test_every_commented_key_of_the_template_is_one_that_exists(tmp_path: Path) -> None:
+    text = TEMPLATE.read_text(encoding="utf-8")
+    label, gates = text.index("# [label]"), text.index("# [gates]")
+    teacher = text.index("[teacher]")
+    for part in (text[label:gates], text[gates:teacher]):
+        config = tmp_path / "part.toml"
+        config.write_text("".join(line.removeprefix("# ") for line in part.splitlines(keepends=True)))
+        request = read_request(config)
+        assert request.label != Request().label or request.gates != Request().gates

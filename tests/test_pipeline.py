@@ -12,16 +12,20 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgedistill import pipeline
+from edgedistill.bench.machine import environment
 from edgedistill.bundle import manifest
 from edgedistill.config import Request, read_request
-from edgedistill.errors import StageError
-from edgedistill.store import hashes
+from edgedistill.errors import EngineCrashed, InputError, StageError
+from edgedistill.links import emulated, local
+from edgedistill.stages import UNWATCHED, Run
+from edgedistill.store import Output, Store, digest, hashes
 
 CONFIG = """\
 name = "toy"
@@ -135,6 +139,85 @@ def test_a_second_build_does_not_import_torch(project: Path, built: pipeline.Bui
     assert json.loads(done.stdout) == [False, False, False]
 
 
+def test_another_version_or_another_machine_is_another_build(
+    request_in: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str] = []
+    ask = Store.get
+
+    def get(store: Store, stage: str, inputs: dict[str, Any], produce: Any) -> Output:
+        if stage != "build":
+            return ask(store, stage, inputs, produce)
+        keys.append(digest(inputs))
+        raise InputError("that is enough")
+
+    def key() -> str:
+        with pytest.raises(InputError, match="that is enough"):
+            pipeline.build(request_in)
+        return keys[-1]
+
+    monkeypatch.setattr(Store, "get", get)
+    before, here = key(), environment()
+    assert key() == before
+    for name in ("machine", "python", "torch", "transformers", "onnxruntime", "tokenizers", "numpy"):
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, "environment", lambda name=name: here | {name: "another"})
+            assert key() != before, name
+    monkeypatch.setattr(pipeline, "hashes", lambda _: {"__main__.py": "another"})
+    assert key() != before
+
+
+def test_a_report_names_the_machine_that_measured(built: pipeline.Built) -> None:
+    assert environment().items() <= built.report["environment"].items()
+
+
+def test_the_size_ratio_is_what_the_user_has_of_the_teacher_over_what_ships(
+    built: pipeline.Built, project: Path, tiny_teacher: Path
+) -> None:
+    teacher, bundle = (
+        sum((folder / name).stat().st_size for name in (weights, "tokenizer.json"))
+        for folder, weights in ((tiny_teacher, "model.safetensors"), (project / built.bundle, "model/model.onnx"))
+    )
+    assert built.report["ratios"]["size"]["value"] == pytest.approx(teacher / bundle)
+
+
+def test_the_plan_counts_the_tokenizer_that_will_ship(
+    built: pipeline.Built, request_in: Request, project: Path
+) -> None:
+    with Store(request_in.out.parent / pipeline.STORE) as store:
+        facts = pipeline._prepare(Run(request_in, store, UNWATCHED)).facts
+    assert facts.student_tokenizer_bytes == (project / built.bundle / "tokenizer.json").stat().st_size
+
+
+def test_a_vocabulary_without_room_for_every_character_is_refused_by_the_plan(request_in: Request) -> None:
+    small = request_in.model_copy(update={"student": request_in.student.model_copy(update={"vocabulary": 64})})
+    with pytest.raises(InputError, match="a vocabulary of 64 pieces is too small"):
+        pipeline.plan(small)
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/dist", "taken/deep/dist"])
+def test_an_out_that_is_a_file_is_refused_before_anything_is_read(
+    out: str, tmp_path: Path, request_in: Request
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    nothing = request_in.model_copy(update={"out": tmp_path / out, "target": "no such board"})
+    for step in (pipeline.plan, pipeline.build):
+        with pytest.raises(InputError, match="taken is a file"):
+            step(nothing)
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
+def test_a_report_that_cannot_be_published_is_a_clear_error(request_in: Request) -> None:
+    page = request_in.out / "toy-raspberrypi5.html"
+    good = page.read_bytes()
+    page.unlink()
+    page.mkdir()
+    with pytest.raises(StageError, match="stage 'publish' failed: IsADirectoryError"):
+        pipeline.build(request_in)
+    page.rmdir()
+    page.write_bytes(good)
+
+
 def test_a_bundle_that_was_changed_is_put_back_without_training(request_in: Request) -> None:
     model = request_in.out / "toy-raspberrypi5" / "model" / "model.onnx"
     good = model.read_bytes()
@@ -171,6 +254,34 @@ def test_a_folder_that_is_not_ours_is_never_replaced(request_in: Request) -> Non
     assert (bundle / "thesis.txt").read_text() == "three years of work"
     shutil.rmtree(bundle)
     aside.rename(bundle)
+
+
+def test_an_emulated_check_that_was_cut_short_is_tried_again_by_the_next_build(
+    request_in: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+
+    def crash(*_: Any, **__: Any) -> str:
+        runs.append("crash")
+        raise EngineCrashed("qemu ended with signal SIGILL")
+
+    def answer(arguments: Sequence[Any], *, cwd: Path, **_: Any) -> str:
+        runs.append("answer")
+        return local.run([sys.executable, *arguments], cwd=cwd)
+
+    for kept in (request_in.out.parent / pipeline.STORE / "outputs").glob("target-*"):
+        shutil.rmtree(kept)
+    monkeypatch.setattr(emulated, "missing", lambda: None)
+    monkeypatch.setattr(pipeline, "environment", lambda: environment() | {"test": "nothing that was built before"})
+    monkeypatch.setattr(emulated, "run", crash)
+    for _ in range(2):
+        report = pipeline.build(request_in).report
+        assert any("SIGILL" in found.get("reason", "") for found in report["on_target"])
+    monkeypatch.setattr(emulated, "run", answer)
+    again = pipeline.build(request_in)
+    assert again.report["on_target"][0]["values"] == [1.0]
+    assert not pipeline.build(request_in).changed
+    assert runs == ["crash", "crash", "answer"]
 
 
 def test_the_runtime_answers_and_leaves_its_bundle_as_it_was(project: Path, built: pipeline.Built) -> None:

@@ -52,16 +52,17 @@ def card(report: Report, manifest: Mapping[str, Any]) -> str:
         + ", ".join(f"{_interval(e, 1, '×')} {_RATIOS[key]}" for key, e in report.ratios.items())
         + ".",
         "",
-        f"Predicted for {report.device.title}, with 90 % intervals: "
+        f"Predicted for {report.device.title}, as rough ranges: "
         + ", ".join(_prediction(m) for m in report.plan.predictions)
         + ".",
         "",
         "## What it learned from",
         "",
         f"{counts['train']} training and {counts['validation']} validation rows ({report.data['source']}); "
-        f"{report.data['rejected']} unusable rows and {report.data['duplicates']} duplicates were left out, and "
-        f"{report.data['leaks']} rows whose text is also in the test rows were taken out of training.",
+        f"{report.data['rejected']} rows that cannot be used and {report.data['duplicates']} training duplicates were "
+        f"left out, and {report.data['leaks']} training or validation rows whose text is also in a later split.",
         "",
+        *_labelling(report.data.get("labelling")),
         f"Labels: {shown}{more}.",
         "",
         "## What it cannot do",
@@ -74,6 +75,21 @@ def card(report: Report, manifest: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _labelling(ledger: Mapping[str, Any] | None) -> list[str]:
+    """Who labelled the rows and what it cost, when a teacher did."""
+    if ledger is None:
+        return []
+    told = [
+        f"{name} ({part['answered']:,} answers, {part['prompt_tokens'] + part['completion_tokens']:,} tokens, "
+        + ("price unknown" if part["usd"] is None else f"${part['usd'] + part['lost_usd']:.4g}")
+        + ")"
+        for name, part in ledger["teachers"].items()
+    ]
+    accepted = sum(part["accepted"] for part in ledger["splits"].values())
+    kept = sum(part["kept"] for part in ledger["splits"].values())
+    return [f"{accepted:,} rows were labelled by {', '.join(told)}; {kept:,} came with their label.", ""]
 
 
 _RATIOS = {"latency": "lower latency", "throughput": "throughput", "size": "smaller", "memory": "less model memory"}

@@ -81,7 +81,7 @@ def on_target(report: Report) -> Section:
     lines = []
     if not any(getattr(item, "kind", None) == "measured" for item in report.on_target):
         lines.append(
-            f"Nothing here was timed on the {device.title} itself: predictions stand in for that, with intervals."
+            f"Nothing here was timed on the {device.title} itself: predictions stand in for that, as rough ranges."
         )
     lines += [f"{label(item.name)} {missing(item)}." for item in report.on_target if isinstance(item, NotMeasured)]
     return Section(id="target", title=f"On the {device.title}", lines=tuple(lines), tables=tuple(tables))
@@ -127,13 +127,37 @@ def data(report: Report) -> Section:
         for key, title in (
             ("labels", "Labels"),
             ("rejected", "Rows rejected"),
-            ("duplicates", "Duplicates removed"),
-            ("leaks", "Rows shared between training and test"),
+            ("duplicates", "Training duplicates removed"),
+            ("leaks", "Training and validation rows removed: a later split has their text"),
         )
     ]
     source = (f"Rows from {found['source']}.",) if "source" in found else ()
-    tables = (table("Rows by split", "Split | Rows#", *splits), table("Checks", "What | Count#", *facts))
-    return Section(id="data", title="Data", lines=source, tables=tables)
+    tables = [table("Rows by split", "Split | Rows#", *splits), table("Checks", "What | Count#", *facts)]
+    if "labelling" in found:
+        tables += _labelling(found["labelling"])
+    return Section(id="data", title="Data", lines=source, tables=tuple(tables))
+
+
+def _labelling(ledger: Mapping[str, Any]) -> tuple[Table, Table]:
+    """What teachers were asked about the rows, and what they cost."""
+    rows = [
+        (label(split), *(_value(part[key]) for key in ("decided", "accepted", "rejected", "failed", "kept")))
+        for split, part in ledger["splits"].items()
+    ]
+    teachers = [
+        (
+            name,
+            _value(part["answered"]),
+            _value(part["prompt_tokens"]),
+            _value(part["completion_tokens"]),
+            "price unknown" if part["usd"] is None else f"${part['usd'] + part['lost_usd']:.4g}",
+        )
+        for name, part in ledger["teachers"].items()
+    ]
+    return (
+        table("Rows labelled by teachers", "Split | Asked# | Accepted# | Rejected# | Failed# | Own answers#", *rows),
+        table("What the teachers cost", "Teacher | Answers# | Tokens read# | Tokens written# | Cost#", *teachers),
+    )
 
 
 def built(report: Report) -> Section:
@@ -150,7 +174,9 @@ def built(report: Report) -> Section:
 
 
 def _goal(goal: Goal) -> tuple[str | Cell, ...]:
-    asked = _bound(goal.direction == "at least", goal.asked, goal.unit)
+    sign = "≥" if goal.direction == "at least" else "≤"
+    shown = number(goal.asked, goal.unit) if goal.value is None else apart(goal.asked, goal.value, goal.unit)
+    asked = f"{sign} {shown}"
     if goal.value is None:
         found = Cell(text=MISSING, tone="missing")
     else:
@@ -183,12 +209,7 @@ def _contrast(contrast: Contrast) -> tuple[str | Cell, ...]:
 
 def _bounds(report: Report) -> dict[str, str]:
     budget = report.device.budget
-    return {name: _bound(False, budget[key], unit) for name, (key, unit) in _BUDGET.items() if key in budget}
-
-
-def _bound(at_least: bool, value: float, unit: str) -> str:
-    sign = "\N{GREATER-THAN OR EQUAL TO}" if at_least else "\N{LESS-THAN OR EQUAL TO}"
-    return f"{sign}{SPACE}{number(value, unit)}"
+    return {name: f"≤ {number(budget[key], unit)}" for name, (key, unit) in _BUDGET.items() if key in budget}
 
 
 def _facts(report: Report) -> Table:

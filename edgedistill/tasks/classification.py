@@ -7,6 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedistill.tasks.task import Task
+
+
+class Classification(Task):
+    """A text in, one label of a closed set out. Judged by accuracy, macro F1 and out-of-scope recall."""
+
+    name = "classification"
+    inputs = ("text",)
+    target = "label"
+    max_tokens = 96
+    has_labels = True
+    instruction = "You sort texts into classes. Choose the one label that fits the text best."
+
 
 def correct(predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[np.float64]:
     """1.0 where the label is right; its mean is the accuracy. Shapes: [rows]."""

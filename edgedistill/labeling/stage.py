@@ -1,0 +1,126 @@
+"""Labelling as the command line and the pipeline run it: under the store's lock, with the journal that lies there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgedistill.config import DEMO, Data, Label, Request
+from edgedistill.data.read import ALL, find_files
+from edgedistill.errors import BudgetMissed, InputError
+from edgedistill.labeling import estimate as forecasting
+from edgedistill.labeling import label as labelling
+from edgedistill.labeling.estimate import Forecast
+from edgedistill.labeling.journal import Journal
+from edgedistill.labeling.label import LEDGER, Labelled
+from edgedistill.stages import UNWATCHED, Watch
+from edgedistill.store import Output, Store, file_sha256, publish
+from edgedistill.types import SPLITS, Progress, silent
+
+STORE = ".edgedistill"
+REMEDY = "every answer is kept; raise the goal or the budget, or add rows, and run the same command again"
+
+
+def label(request: Request, watch: Watch = UNWATCHED, *, environment: Mapping[str, str] | None = None) -> Labelled:
+    """Labels the rows of a request into `<out>/<name>-rows/`.
+
+    Raises:
+        InputError: rows or teachers cannot be used.
+        StageError: too few answers are usable, or a teacher does not answer; what was answered is kept.
+    """
+    _rows_named(request.data)
+    target = request.out / f"{request.name}-rows"
+    with Store(request.out.parent / STORE) as store, Journal(store.root / labelling.JOURNAL) as journal:
+        work = store.root / "tmp" / "label"
+        shutil.rmtree(work, ignore_errors=True)
+        (work / "rows").mkdir(parents=True)
+        progress = watch.begin("label")
+        done = labelling.label(request, work / "rows", journal, work=work, environment=environment, progress=progress)
+        publish(work / "rows", target, owned=lambda folder: (folder / LEDGER).is_file(), strays=_strays)
+        seconds = sum(found["seconds"] for found in done.ledger["splits"].values())
+        asked = any(teacher["asked_now"] for teacher in done.ledger["teachers"].values())
+        watch.end("label", seconds, cached=not asked, note=summary(done.ledger))
+    return replace(done, folder=target)
+
+
+def estimate(
+    request: Request, watch: Watch = UNWATCHED, *, environment: Mapping[str, str] | None = None
+) -> list[Forecast]:
+    """What labelling the rows of a request would ask and cost. Nothing is asked.
+
+    Raises:
+        InputError: rows or teachers cannot be used.
+    """
+    _rows_named(request.data)
+    with Store(request.out.parent / STORE) as store, Journal(store.root / labelling.JOURNAL) as journal:
+        work = store.root / "tmp" / "estimate"
+        work.mkdir(parents=True)
+        return forecasting.estimate(
+            request, journal, work=work, environment=environment, progress=watch.begin("estimate")
+        )
+
+
+def kept(request: Request, store: Store, progress: Progress = silent) -> tuple[Data, dict[str, Any], Output]:
+    """The labelling stage of a build: where the labelled rows lie, their ledger, and the output of the store.
+
+    Raises:
+        BudgetMissed: the money or the rows ran out before the goal; what was answered is kept in the journal.
+    """
+    _rows_named(request.data)
+    files = {split: file_sha256(path) for split, path in find_files(request.data.folder).items()}
+    settings = request.label.model_dump(mode="json", exclude={"budget"})
+    inputs = {
+        "task": request.task,
+        "files": files,
+        "label": settings,
+        "gates": request.gates.model_dump(mode="json"),
+        "data": request.data.model_dump(exclude={"folder"}),
+    }
+
+    def produce(folder: Path, work: Path) -> None:
+        with Journal(store.root / labelling.JOURNAL) as journal:
+            done = labelling.label(request, folder, journal, work=work, progress=progress)
+        if not done.complete:
+            raise BudgetMissed(shortfall(done, request.label), hint=REMEDY)
+
+    output = store.get("labels", inputs, produce)
+    ledger: dict[str, Any] = json.loads((output.path / LEDGER).read_text(encoding="utf-8"))
+    folder = output.path / "rows.jsonl" if ALL in files else output.path
+    return request.data.model_copy(update={"folder": str(folder), "text": "text", "label": "label"}), ledger, output
+
+
+def shortfall(done: Labelled, settings: Label) -> str:
+    """What is missing of a run that did not reach its goal, in a sentence."""
+    for split, found in done.ledger["splits"].items():
+        if found["stopped"] == "budget":
+            return (
+                f"the budget of ${settings.budget:g} is used up (${done.ledger['spent_usd']:.4g} spent): "
+                f"{found['accepted']} rows of {split} accepted of {settings.rows or found['candidates']}"
+            )
+        if found["stopped"] == "rows":
+            return (
+                f"only {found['accepted']} of the {settings.rows} rows wanted: all {found['decided']} were asked about"
+            )
+    return "the run is not complete"
+
+
+def summary(ledger: Mapping[str, Any]) -> str:
+    """One line on what a ledger says."""
+    accepted = sum(found["accepted"] for found in ledger["splits"].values())
+    refused = sum(found["rejected"] + found["failed"] for found in ledger["splits"].values())
+    return f"{accepted} accepted, {refused} not, ${ledger['spent_usd']:.4g}"
+
+
+def _strays(folder: Path) -> list[str]:
+    """What somebody else put into a folder of labelled rows."""
+    ours = {LEDGER, labelling.REJECTED, "rows.jsonl", *(f"{split}.jsonl" for split in SPLITS)}
+    return sorted(path.name for path in folder.iterdir() if path.name not in ours)
+
+
+def _rows_named(data: Data) -> None:
+    if data.folder == DEMO:
+        raise InputError("no rows are named", hint="give --data a folder or a file, or set [data] folder")

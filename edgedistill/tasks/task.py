@@ -1,0 +1,213 @@
+"""What every task has in common: the fields of a row, the prompt, and the way from a teacher's text to an answer.
+
+    row ─► messages(row, style) ─► teacher ─► text ─► parse ─► Answer ─► verify ─► accepted
+                                                        └─► Unusable: a reason, never a crash
+
+A task that needs more than a class attribute overrides the method; see the other files of this folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from edgedistill.types import Message
+
+Row = Mapping[str, Any]
+
+RATIONALE = "rationale"
+ANSWER = "answer"
+THINK = "First think in one or two short sentences, then answer."
+AS_JSON = 'Reply with one JSON object and nothing else: {"answer": ...}'
+AS_JSON_WITH_RATIONALE = 'Reply with one JSON object and nothing else: {"rationale": "...", "answer": ...}'
+
+
+class Unusable(Exception):
+    """A teacher's text that holds no answer in the form that was asked for. The message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """How a task is put to the teacher.
+
+    Attributes:
+        labels: the classes to choose from, for tasks that have classes.
+        instruction: replaces the task's own; `{labels}` and fields of the row such as `{text}` are filled in.
+        chain_of_thought: ask for a short rationale before the answer, and keep it as a field of its own.
+        chain_of_density: summaries are rewritten ever denser and the last one counts (Adams et al., 2023).
+    """
+
+    labels: tuple[str, ...] = ()
+    instruction: str = ""
+    chain_of_thought: bool = False
+    chain_of_density: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a teacher's text came to: the value of the row's target field, and why the teacher thinks so."""
+
+    value: str
+    rationale: str | None = None
+
+
+class Task:
+    """One kind of task. The class attributes say what differs; the methods say how."""
+
+    name: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
+    """Fields that every row must have, as text."""
+    target: ClassVar[str]
+    """The field that a teacher supplies."""
+    max_tokens: ClassVar[int]
+    """How long an answer may get, unless the user says otherwise."""
+    instruction: ClassVar[str]
+    has_labels: ClassVar[bool] = False
+    verifies_gold: ClassVar[bool] = False
+    """Whether an answer can be checked against the one that a row already has."""
+
+    def problem(self, row: Row) -> str | None:
+        """Why a row cannot be used, or None."""
+        for field in self.inputs:
+            if reason := text_problem(row, field):
+                return reason
+        return text_problem(row, self.target) if row.get(self.target) is not None else None
+
+    def has_answer(self, row: Row) -> bool:
+        """Whether the row came with the field that a teacher would supply."""
+        return row.get(self.target) is not None
+
+    def gold(self, row: Row) -> str | None:
+        """The answer that the row came with."""
+        return str(row[self.target]) if self.has_answer(row) else None
+
+    def messages(self, row: Row, style: Style) -> tuple[Message, ...]:
+        """The whole prompt for a row."""
+        system = self.system(row, style) if "{" in style.instruction else self._same_system(style)
+        return ({"role": "system", "content": system}, {"role": "user", "content": self.user(row)})
+
+    @functools.cache  # noqa: B019 - one object a task, and few styles
+    def _same_system(self, style: Style) -> str:
+        return self.system({}, style)
+
+    def system(self, row: Row, style: Style) -> str:
+        """The instruction, the labels and the form of the answer."""
+        parts = [fill(style.instruction or self.instruction, row, style)]
+        if self.has_labels and "{labels}" not in style.instruction:
+            parts.append("The labels are: " + ", ".join(style.labels) + ".")
+        if style.chain_of_thought:
+            parts.append(THINK)
+        if self.schema(style) is not None:
+            parts.append(AS_JSON_WITH_RATIONALE if style.chain_of_thought else AS_JSON)
+        return "\n".join(parts)
+
+    def user(self, row: Row) -> str:
+        """The fields of the row, as the last turn of the prompt."""
+        if len(self.inputs) == 1:
+            return str(row[self.inputs[0]])
+        return "\n".join(f"{field.capitalize()}: {row[field]}" for field in self.inputs)
+
+    def schema(self, style: Style) -> dict[str, Any] | None:
+        """The JSON schema of the answer; None for plain text."""
+        return object_schema({"enum": list(style.labels)} if self.has_labels else {"type": "string"}, style)
+
+    def parse(self, text: str, row: Row, style: Style) -> Answer:
+        """The answer in a teacher's text.
+
+        Raises:
+            Unusable: there is none, or not in the form asked for.
+        """
+        if self.schema(style) is None:
+            return Answer(value=not_empty(text))
+        found = json_object(text)
+        rationale = found.get(RATIONALE)
+        return Answer(
+            value=self.clean(found.get(ANSWER), style),
+            rationale=rationale.strip() if style.chain_of_thought and isinstance(rationale, str) else None,
+        )
+
+    def clean(self, value: Any, style: Style) -> str:
+        """The answer's value in its normal form. Raises Unusable when it is none."""
+        if not isinstance(value, str):
+            raise Unusable(f"the answer is {type(value).__name__}, not text")
+        return label_of(value, style.labels) if self.has_labels else not_empty(value)
+
+    def verify(self, answer: Answer, row: Row) -> str | None:
+        """Why the answer cannot be right, or None when nothing speaks against it."""
+        return None
+
+    def score(self, answer: str, reference: str) -> float:
+        """How well an answer agrees with a reference, 0 to 1."""
+        return float(answer == reference)
+
+    def apply(self, row: Row, answer: Answer) -> dict[str, Any]:
+        """The row with the teacher's answer in it."""
+        return {**row, self.target: answer.value}
+
+
+def fill(template: str, row: Row, style: Style) -> str:
+    """Fills `{labels}` and fields of the row into a template; braces around anything else stay as they are."""
+    values = {"labels": ", ".join(style.labels)} | {key: str(value) for key, value in row.items()}
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), template)
+
+
+def object_schema(answer: Mapping[str, Any], style: Style) -> dict[str, Any]:
+    """The schema of an object with the answer, and with a rationale before it when one is asked for."""
+    properties: dict[str, Any] = {RATIONALE: {"type": "string"}} if style.chain_of_thought else {}
+    properties[ANSWER] = dict(answer)
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The first JSON object in a text, which may stand in prose or in a fenced block.
+
+    Raises:
+        Unusable: there is no complete object.
+    """
+    decoder = json.JSONDecoder()
+    for start in (found.start() for found in re.finditer(r"\{", text)):
+        try:
+            value, _ = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            return value
+    raise Unusable("no JSON object in the answer" if text.strip() else "the answer is empty")
+
+
+def label_of(text: str, labels: Sequence[str]) -> str:
+    """The label that a text names; neither case nor surrounding punctuation count.
+
+    Raises:
+        Unusable: it names none of them.
+    """
+    plain = text.strip().strip("\"'`.").casefold()
+    for label in labels:
+        if plain in (label.casefold(), label.replace("_", " ").casefold()):
+            return label
+    raise Unusable(f"{text[:40]!r} is not one of the {len(labels)} labels")
+
+
+def not_empty(text: str) -> str:
+    """The text without surrounding space. Raises Unusable when nothing is left."""
+    if not text.strip():
+        raise Unusable("the answer is empty")
+    return text.strip()
+
+
+def text_problem(row: Row, field: str) -> str | None:
+    """Why a field is not usable text, or None."""
+    if field not in row:
+        return f"no field {field!r} (found {', '.join(map(repr, sorted(row)[:6])) or 'none'})"
+    if not isinstance(row[field], str):
+        return f"field {field!r} is {type(row[field]).__name__}, not a string"
+    return None if row[field].strip() else f"field {field!r} is empty"

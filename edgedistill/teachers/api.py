@@ -1,0 +1,391 @@
+"""Teachers behind an endpoint: OpenAI's chat completions, which most servers speak, and Anthropic's messages.
+
+Plain HTTP through aiohttp rather than the vendors' libraries: those retry on their own, unseen by the journal, and cost
+about a millisecond a request, which is all the time there is at a thousand rows a second.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+from edgedistill.config import LabelTeacher
+from edgedistill.errors import InputError, MissingExtra
+from edgedistill.teachers.answerer import Broken, Busy, Declined, Failure
+from edgedistill.types import Ask, Finish, Reply, Signal
+
+if TYPE_CHECKING:
+    import aiohttp
+
+OPENAI = "https://api.openai.com/v1"
+ANTHROPIC = "https://api.anthropic.com"
+ANTHROPIC_VERSION = "2023-06-01"
+BUSY = (429, 503, 529)
+AGAIN = (408, 409, 425, 500, 502, 504, 520, 522, 524)
+NEVER = (401, 402, 403)
+"""A wrong key, no money, no access: no request can work."""
+LIMITS = ("max_tokens", "max_completion_tokens")
+FORMS = ("json_schema", "schema", "json_object", "none")
+"""Ways to ask for an answer's form, from the strictest on; an endpoint that refuses one is asked the next way."""
+FORM_WORDS = ("response_format", "json_schema", "json_object", "schema", "grammar", "literal", "extra")
+SAID = 300
+"""How much of an error's text is kept."""
+TOOL = "answer"
+CONNECT_S = 30.0
+
+
+class Http:
+    """One endpoint over HTTP: its key, its connections, and what its statuses mean."""
+
+    def __init__(self, url: str, headers: Mapping[str, str], settings: LabelTeacher, key: str) -> None:
+        self.url = url
+        self._headers = dict(headers)
+        self._settings = settings
+        self._key = key
+        self._session: aiohttp.ClientSession | None = None
+        _aiohttp()  # what is missing is said before anything is asked
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            aiohttp = _aiohttp()
+            total = self._settings.timeout_s
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+                timeout=aiohttp.ClientTimeout(total=total, sock_connect=min(CONNECT_S, total)),
+                headers=self._headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    async def post(self, body: Mapping[str, Any], *, key: str) -> dict[str, Any]:
+        """Sends a JSON body and gives back the JSON object that answers it.
+
+        Args:
+            key: sent as Idempotency-Key; an endpoint that knows it charges a repeated request once.
+
+        Raises:
+            Failure: see `answerer`.
+            InputError: the key, the model or the address is wrong.
+        """
+        status, headers, raw = await self.call("POST", self.url, json.dumps(body, default=dict).encode(), key=key)
+        if status != 200:
+            self.fail(status, headers, raw)
+        try:
+            found = json.loads(raw)
+        except ValueError as error:
+            raise Broken(f"the answer is not complete JSON ({len(raw)} bytes)", charged=True) from error
+        if not isinstance(found, dict):
+            raise Broken("the answer is no JSON object", charged=True)
+        if "error" in found and found["error"] and "choices" not in found and "content" not in found:
+            raise Broken(self.scrubbed(f"the answer is an error: {found['error']}"))
+        return found
+
+    async def call(
+        self, method: str, url: str, body: bytes | aiohttp.FormData | None = None, *, key: str = ""
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One request: status, headers and body. Raises Broken when the connection fails."""
+        aiohttp = _aiohttp()
+        headers = {"Idempotency-Key": key} if key else {}
+        if isinstance(body, bytes):
+            headers["Content-Type"] = "application/json"
+        try:
+            async with self._opened().request(
+                method, url, data=body, headers=headers, params=self._settings.query or None, allow_redirects=False
+            ) as response:
+                return response.status, response.headers, await response.read()
+        except aiohttp.ClientConnectorError as error:
+            raise Broken(self.scrubbed(f"cannot connect to {_host(url)}: {error.os_error}")) from None
+        except TimeoutError:
+            raise Broken(f"no answer within {self._settings.timeout_s:g} s", charged=True) from None
+        except (aiohttp.ClientError, OSError) as error:
+            said = self.scrubbed(f"the connection broke: {type(error).__name__}: {error}")
+            raise Broken(said, charged=True) from None
+
+    def fail(self, status: int, headers: Mapping[str, str], raw: bytes) -> NoReturn:
+        """Raises what a status means. See `answerer` for the kinds."""
+        said = self.scrubbed(_message(raw))
+        if status in BUSY:
+            raise Busy(f"status {status}: {said}", wait_s=retry_after(headers.get("Retry-After")))
+        if status in AGAIN or status >= 500:
+            raise Broken(f"status {status}: {said}")
+        if status in NEVER:
+            raise InputError(
+                f"{_host(self.url)} refuses access (status {status}): {said}",
+                hint=f"check the key in the environment variable {self._settings.key_env}"
+                if self._settings.key_env
+                else "name the environment variable with the key as key_env",
+            )
+        if status == 404 or 300 <= status < 400:
+            raise InputError(
+                f"{self.url} does not answer there (status {status}): {said}", hint="check base_url and model"
+            )
+        raise Declined(f"status {status}: {said}")
+
+    def scrubbed(self, text: str) -> str:
+        """The text without the key, should a server or a library have put it there."""
+        return (text.replace(self._key, "[key]") if self._key else text)[:SAID]
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+class OpenAI:
+    """Any endpoint that speaks OpenAI's chat completions: OpenAI, Azure, DeepSeek, vLLM, llama.cpp's server."""
+
+    batch = 1
+    linger_s = 0.0
+
+    def __init__(self, settings: LabelTeacher, environment: Mapping[str, str] | None = None) -> None:
+        self.settings = settings
+        base = (settings.base_url or OPENAI).rstrip("/")
+        key = _key(settings, environment, needed=base == OPENAI)
+        header = settings.key_header or "authorization"
+        value = f"Bearer {key}" if header.lower() == "authorization" else key
+        self.base = base
+        self.http = Http(f"{base}/chat/completions", {header: value} if key else {}, settings, key)
+        self.name = settings.title
+        self.identity = {"kind": "openai", "url": base, "model": settings.model, "query": settings.query}
+        self.slots = settings.concurrency
+        self.gives: tuple[Signal, ...] = (
+            ("text", "labels", "top-k log-probabilities") if settings.logprobs else ("text", "labels")
+        )
+        self._forms = list(FORMS if settings.structured == "auto" else (settings.structured,))
+        self._without: set[str] = set()
+
+    @property
+    def enforces(self) -> bool:
+        """Whether the endpoint holds an answer to its schema."""
+        return self._forms[0] != "none"
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        """The request as the endpoint wants it."""
+        newer = self.base == OPENAI or "max_tokens" in self._without
+        body: dict[str, Any] = {
+            "model": self.settings.model,
+            "messages": list(ask.messages),
+            "max_completion_tokens" if newer else "max_tokens": ask.max_tokens,
+        }
+        if "temperature" not in self._without:
+            body["temperature"] = ask.temperature
+        if self.settings.logprobs:
+            body |= {"logprobs": True, "top_logprobs": self.settings.logprobs}
+        form = self._forms[0]
+        if ask.schema is not None and form == "json_schema":
+            schema = {"name": "answer", "schema": ask.schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif ask.schema is not None and form == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        elif ask.schema is not None and form == "schema":  # how llama-cpp-python's server wants it
+            body["response_format"] = {"type": "json_object", "schema": ask.schema}
+        if self.settings.extra.keys() & LIMITS:
+            for limit in LIMITS:
+                body.pop(limit, None)
+        return body | self.settings.extra
+
+    async def answer(self, asks: Sequence[Ask]) -> Sequence[Reply | Failure]:
+        """Asks the endpoint. What it says that it does not know is left away from then on."""
+        ask = asks[0]
+        while True:
+            forms, without = list(self._forms), set(self._without)
+            try:
+                return (read_completion(await self.http.post(self.body(ask), key=ask.key)),)
+            except (Declined, Broken) as refused:
+                said = str(refused).lower()
+                if isinstance(refused, Broken) and "response_format" not in said:
+                    raise  # llama-cpp-python's server answers 500 to a body that it does not understand
+                if (forms, without) == (self._forms, self._without) and not self._adapt(said, ask):
+                    raise
+
+    def _adapt(self, said: str, ask: Ask) -> bool:
+        """Changes the way of asking after a refusal, if that may help: models differ in what they accept."""
+        for name, sign in (("temperature", "temperature"), ("max_tokens", "max_completion_tokens")):
+            if sign in said and name not in self._without:
+                self._without.add(name)
+                return True
+        if ask.schema is not None and len(self._forms) > 1 and any(word in said for word in FORM_WORDS):
+            del self._forms[0]
+            return True
+        return False
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.http.close()
+
+
+class Anthropic:
+    """Anthropic's messages API.
+
+    An answer with a schema is asked for as the input of a tool that must be used, and, of models that refuse that, as
+    the format of the output.
+    """
+
+    batch = 1
+    linger_s = 0.0
+    enforces = True
+    gives: tuple[Signal, ...] = ("text", "labels")
+
+    def __init__(self, settings: LabelTeacher, environment: Mapping[str, str] | None = None) -> None:
+        self.settings = settings
+        base = (settings.base_url or ANTHROPIC).rstrip("/")
+        key = _key(settings, environment, needed=base == ANTHROPIC)
+        headers = {"anthropic-version": ANTHROPIC_VERSION} | ({settings.key_header or "x-api-key": key} if key else {})
+        self.http = Http(f"{base}/v1/messages", headers, settings, key)
+        self.name = settings.title
+        self.identity = {"kind": "anthropic", "url": base, "model": settings.model}
+        self.slots = settings.concurrency
+        self._without: set[str] = set()
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        """The request as the endpoint wants it: system messages apart from the turns."""
+        system = "\n\n".join(m["content"] for m in ask.messages if m["role"] == "system")
+        body: dict[str, Any] = {
+            "model": self.settings.model,
+            "messages": [dict(m) for m in ask.messages if m["role"] != "system"],
+            "max_tokens": ask.max_tokens,
+        }
+        if "temperature" not in self._without:
+            body["temperature"] = min(1.0, ask.temperature)
+        if system:
+            body["system"] = system
+        if ask.schema is not None and "tool_choice" in self._without:
+            body["output_config"] = {"format": {"type": "json_schema", "schema": ask.schema}}
+        elif ask.schema is not None:
+            body["tools"] = [{"name": TOOL, "description": "Gives the answer.", "input_schema": ask.schema}]
+            body["tool_choice"] = {"type": "tool", "name": TOOL}
+        return body | self.settings.extra
+
+    async def answer(self, asks: Sequence[Ask]) -> Sequence[Reply | Failure]:
+        """Asks the endpoint. What it says that it does not know is left away from then on."""
+        while True:
+            without = set(self._without)
+            try:
+                return (read_message(await self.http.post(self.body(asks[0]), key=asks[0].key)),)
+            except Declined as declined:
+                refused = {name for name in ("temperature", "tool_choice") if name in str(declined)} - self._without
+                if without == self._without and not refused:
+                    raise
+                self._without |= refused
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.http.close()
+
+
+def read_completion(found: Mapping[str, Any]) -> Reply:
+    """A reply out of a chat completion. Raises Broken when it is none."""
+    try:
+        choice = found["choices"][0]
+        message = choice["message"]
+        usage = found.get("usage") or {}
+        text = message.get("content") or ""
+        if message.get("refusal"):
+            return _reply(found, str(message["refusal"]), "refusal", usage, "prompt_tokens", "completion_tokens")
+        if not isinstance(text, str):
+            raise TypeError("content is no text")
+        finish: Finish = {"length": "length", "content_filter": "refusal"}.get(str(choice.get("finish_reason")), "stop")  # type: ignore[assignment]
+        tokens = ((choice.get("logprobs") or {}).get("content")) or []
+        return _reply(
+            found,
+            text,
+            finish,
+            usage,
+            "prompt_tokens",
+            "completion_tokens",
+            tokens=tuple(str(token["token"]) for token in tokens),
+            top_logprobs=tuple(
+                {str(top["token"]): float(top["logprob"]) for top in token.get("top_logprobs") or [token]}
+                for token in tokens
+            ),
+        )
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise Broken(f"the answer is no chat completion: {type(error).__name__}: {error}", charged=True) from error
+
+
+def read_message(found: Mapping[str, Any]) -> Reply:
+    """A reply out of an Anthropic message. Raises Broken when it is none."""
+    try:
+        blocks = found["content"]
+        used = [block["input"] for block in blocks if block["type"] == "tool_use"]
+        text = json.dumps(used[0]) if used else "".join(b["text"] for b in blocks if b["type"] == "text")
+        finish: Finish = {"max_tokens": "length", "refusal": "refusal"}.get(str(found.get("stop_reason")), "stop")  # type: ignore[assignment]
+        usage = found.get("usage") or {}
+        return _reply(found, text, finish, usage, "input_tokens", "output_tokens")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise Broken(f"the answer is no message: {type(error).__name__}: {error}", charged=True) from error
+
+
+def _reply(
+    found: Mapping[str, Any], text: str, finish: Finish, usage: Mapping[str, Any], read: str, written: str, **more: Any
+) -> Reply:
+    name = found.get("id")
+    return Reply(
+        text=text,
+        finish=finish,
+        prompt_tokens=int(usage.get(read) or 0),
+        completion_tokens=int(usage.get(written) or 0),
+        id=name if isinstance(name, str) and name else None,
+        **more,
+    )
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds that a Retry-After header asks to wait, from a number or a date; None when it says nothing usable."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _key(settings: LabelTeacher, environment: Mapping[str, str] | None, *, needed: bool) -> str:
+    names = os.environ if environment is None else environment
+    if settings.key_env is None:
+        if needed:
+            raise InputError(
+                f"teacher {settings.model!r} has no key_env",
+                hint="name the environment variable that holds the key, such as OPENAI_API_KEY",
+            )
+        return ""
+    key = names.get(settings.key_env, "").strip()
+    if not key:
+        raise InputError(
+            f"the environment variable {settings.key_env} is not set", hint=f"export {settings.key_env}=… and run again"
+        )
+    return key
+
+
+def _message(raw: bytes) -> str:
+    """What an error body says, on one line."""
+    try:
+        found = json.loads(raw)
+        error = found.get("error", found) if isinstance(found, dict) else found
+        said = error.get("message", error) if isinstance(error, dict) else error
+    except ValueError:
+        said = raw[:SAID].decode("utf-8", "replace")
+    return " ".join(str(said).split())
+
+
+def _aiohttp() -> Any:
+    try:
+        import aiohttp
+    except ImportError as error:
+        raise MissingExtra("aiohttp", extra="label") from error
+    return aiohttp
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]

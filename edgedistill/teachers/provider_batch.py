@@ -1,0 +1,150 @@
+"""OpenAI-style batches: many requests in one file, answered within a day at about half the price.
+
+    requests ─► /files (JSON lines) ─► /batches ─► poll ─► /files/ID/content ─► answers, matched by custom_id
+
+The id of a batch is recorded as soon as the provider gives it, so a run that was killed while it waited goes on waiting
+for the same batch instead of handing in another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from edgedistill.config import LabelTeacher
+from edgedistill.errors import EdgeDistillError
+from edgedistill.teachers.answerer import Broken, Declined, Failure
+from edgedistill.teachers.api import OpenAI, read_completion
+from edgedistill.types import Ask, Reply
+
+MOST = 50_000
+"""Requests that a provider takes in one batch."""
+LINGER_S = 1.0
+FIRST_POLL_S = 1.0
+LONGEST_POLL_S = 60.0
+RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
+ENDPOINT = "/v1/chat/completions"
+
+
+class BatchBook(Protocol):
+    """Where batches that were handed in are remembered; the journal is one."""
+
+    def open_batches(self, teacher: str) -> list[tuple[str, list[str]]]:
+        """Batches that were not fetched yet: id and keys."""
+
+    def open_batch(self, name: str, teacher: str, keys: Sequence[str]) -> None:
+        """Remembers a batch."""
+
+    def close_batch(self, name: str) -> None:
+        """Forgets a batch that was fetched."""
+
+
+class OpenAIBatch(OpenAI):
+    """An endpoint with files and batches. One call answers as many requests as came together."""
+
+    batch = MOST
+    slots = 1
+    linger_s = LINGER_S
+
+    def __init__(
+        self,
+        settings: LabelTeacher,
+        environment: Mapping[str, str] | None = None,
+        *,
+        sleep: Callable[[float], Any] = asyncio.sleep,
+    ) -> None:
+        super().__init__(settings, environment)
+        self.slots = 1
+        self.book: BatchBook | None = None
+        self._sleep = sleep
+        self._proven = False
+        self._forms = self._forms[:1]  # nobody can be asked beforehand
+
+    async def answer(self, asks: Sequence[Ask]) -> Sequence[Reply | Failure]:
+        """Hands in what no earlier batch holds, waits, and fetches. A row that is missing in the result has failed.
+
+        The very first request is asked for directly, at the full price: better than to learn tomorrow that the model's
+        name was wrong.
+        """
+        if not self._proven:
+            answers = await super().answer(asks[:1])
+            self._proven = True
+            return [*answers, *(await self.answer(asks[1:]) if asks[1:] else ())]
+        wanted = {ask.key: ask for ask in asks}
+        found: dict[str, Reply | Failure] = {}
+        if self.book is not None:
+            for name, keys in self.book.open_batches(self.name):
+                if wanted.keys() & set(keys):
+                    found |= await self._fetched(name)
+        left = [ask for key, ask in wanted.items() if not isinstance(found.get(key), Reply)]
+        if left:
+            found |= await self._fetched(await self._hand_in(left))
+        missing = Broken("the batch has no answer to it", charged=False)
+        return [found.get(ask.key, missing) for ask in asks]
+
+    async def _hand_in(self, asks: Sequence[Ask]) -> str:
+        import aiohttp
+
+        lines = "\n".join(
+            json.dumps({"custom_id": ask.key, "method": "POST", "url": ENDPOINT, "body": self.body(ask)}, default=dict)
+            for ask in asks
+        )
+        form = aiohttp.FormData()
+        form.add_field("purpose", "batch")
+        form.add_field("file", lines.encode(), filename="requests.jsonl", content_type="application/jsonl")
+        file = await self._json("POST", "/files", form)
+        body = {"input_file_id": file["id"], "endpoint": ENDPOINT, "completion_window": "24h"}
+        made = await self._json("POST", "/batches", json.dumps(body).encode())
+        if self.book is not None:
+            self.book.open_batch(str(made["id"]), self.name, [ask.key for ask in asks])
+        return str(made["id"])
+
+    async def _fetched(self, name: str) -> dict[str, Reply | Failure]:
+        """Waits for a batch and reads its answers. The first answer to a request counts."""
+        pause = FIRST_POLL_S
+        while (state := await self._json("GET", f"/batches/{name}")).get("status") in RUNNING:
+            await self._sleep(pause)
+            pause = min(LONGEST_POLL_S, pause * 1.5)
+        found: dict[str, Reply | Failure] = {}
+        for kind in ("output_file_id", "error_file_id"):
+            if state.get(kind):
+                for line in (await self._raw("GET", f"/files/{state[kind]}/content")).splitlines():
+                    key, answer = _read_line(line)
+                    if key is not None and not isinstance(found.get(key), Reply):
+                        found[key] = answer
+        if self.book is not None:
+            self.book.close_batch(name)
+        if not found and state.get("status") != "completed":
+            said = json.dumps(state.get("errors") or state.get("status"))
+            raise Declined(self.http.scrubbed(f"the batch {state.get('status')}: {said}"))
+        return found
+
+    async def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        found = json.loads(await self._raw(method, path, body))
+        if not isinstance(found, dict):
+            raise Broken(f"{path}: no JSON object")
+        return found
+
+    async def _raw(self, method: str, path: str, body: Any = None) -> bytes:
+        status, headers, raw = await self.http.call(method, self.base + path, body)
+        if status != 200:
+            self.http.fail(status, headers, raw)
+        return raw
+
+
+def _read_line(line: bytes) -> tuple[str | None, Reply | Failure]:
+    """The key and the answer in one line of a result file. A line that is damaged answers nothing."""
+    try:
+        value = json.loads(line)
+        key = str(value["custom_id"])
+    except (ValueError, KeyError, TypeError):
+        return None, Broken("a damaged line")
+    try:
+        response = value.get("response") or {}
+        if response.get("status_code") == 200:
+            return key, read_completion(response["body"])
+        return key, Declined(str(value.get("error") or response.get("body"))[:300])
+    except (EdgeDistillError, Failure, AttributeError, KeyError, TypeError) as error:
+        return key, Broken(f"{type(error).__name__}: {error}", charged=True)
