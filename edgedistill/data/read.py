@@ -72,21 +72,22 @@ def _jsonl(path: Path, rejected: list[Rejected]) -> Iterator[tuple[int, dict[str
             except (ValueError, RecursionError) as error:
                 rejected.append(Rejected(path.name, number, f"not JSON ({str(error)[:80]})"))
             else:
-                if b"\\ud" in raw.lower() and not _is_text(value):
-                    rejected.append(Rejected(path.name, number, "half of a surrogate pair, which is no character"))
-                elif isinstance(value, dict):
-                    yield number, value
-                else:
+                if not isinstance(value, dict):
                     rejected.append(Rejected(path.name, number, f"a JSON {type(value).__name__}, not an object"))
+                elif b"\\ud" in raw.lower() and (field := _no_text(value)) is not None:
+                    rejected.append(Rejected(path.name, number, f"field {field!r} has a lone surrogate"))
+                else:
+                    yield number, value
 
 
-def _is_text(value: Any) -> bool:
-    """Whether every string in a JSON value can be written as UTF-8."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _no_text(row: dict[str, Any]) -> str | None:
+    """The first field with half of a surrogate pair in it, which JSON can write and UTF-8 cannot."""
+    for name, value in row.items():
+        try:
+            json.dumps([name, value], ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return name
+    return None
 
 
 def _csv(path: Path, rejected: list[Rejected]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -176,7 +176,7 @@ def built(report: Report) -> Section:
 def _goal(goal: Goal) -> tuple[str | Cell, ...]:
     sign = "≥" if goal.direction == "at least" else "≤"
     shown = number(goal.asked, goal.unit) if goal.value is None else apart(goal.asked, goal.value, goal.unit)
-    asked = f"{sign} {shown}"
+    asked = f"{sign}{SPACE}{shown}"
     if goal.value is None:
         found = Cell(text=MISSING, tone="missing")
     else:
@@ -209,7 +209,7 @@ def _contrast(contrast: Contrast) -> tuple[str | Cell, ...]:
 
 def _bounds(report: Report) -> dict[str, str]:
     budget = report.device.budget
-    return {name: f"≤ {number(budget[key], unit)}" for name, (key, unit) in _BUDGET.items() if key in budget}
+    return {name: f"≤{SPACE}{number(budget[key], unit)}" for name, (key, unit) in _BUDGET.items() if key in budget}
 
 
 def _facts(report: Report) -> Table:
