@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import re
 import sqlite3
 import tempfile
@@ -188,7 +189,7 @@ class Balance:
     def problem(self, label: str) -> str | None:
         """Why one more row of a label would be too many, or None; then the row counts."""
         total = self._counts.total()
-        if self._share < 1 and total >= self._free and self._counts[label] + 1 > self._share * (total + 1):
+        if self._share < 1 and total >= self._free and self._counts[label] >= math.ceil(self._share * (total + 1)):
             return f"balance: {label!r} has {self._counts[label]} of {total} rows already"
         self._counts[label] += 1
         return None

@@ -75,7 +75,7 @@ class Pace:
 
     def _judge(self, now: float) -> None:
         """Compares the answers a second of this window with those of the one before."""
-        rate = self._answers / max(1e-9, now - (self._since or now))
+        rate = self._answers / max(1e-9, now - (now if self._since is None else self._since))
         if self._rate and rate < PAYS * self._rate:
             self.limit = max(float(ALONE), self._before)
             self._growing, self._settled = False, True

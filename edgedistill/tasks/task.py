@@ -173,7 +173,7 @@ def json_object(text: str) -> dict[str, Any]:
     Raises:
         Unusable: there is no complete object.
     """
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(strict=False)  # grammars let raw line breaks into strings
     for start in (found.start() for found in re.finditer(r"\{", text)):
         try:
             value, _ = decoder.raw_decode(text, start)
