@@ -60,29 +60,42 @@ class OpenAIBatch(OpenAI):
         self.book: BatchBook | None = None
         self._sleep = sleep
         self._proven = False
+        self._looked = False
+        self._fetched: dict[str, Reply | Failure] = {}
+        self._untaken: dict[str, set[str]] = {}
         self._forms = self._forms[:1]  # nobody can be asked beforehand
 
     async def answer(self, asks: Sequence[Ask]) -> Sequence[Reply | Failure]:
-        """Hands in what no earlier batch holds, waits, and fetches. A row that is missing in the result has failed.
+        """Takes what earlier batches hold, hands in the rest, waits, and fetches.
 
-        The very first request is asked for directly, at the full price: better than to learn tomorrow that the model's
-        name was wrong.
+        A row that is missing in the result has failed. The very first request is asked for directly, at the full price:
+        better than to learn tomorrow that the model's name was wrong.
         """
-        if not self._proven:
-            answers = await super().answer(asks[:1])
-            self._proven = True
-            return [*answers, *(await self.answer(asks[1:]) if asks[1:] else ())]
-        wanted = {ask.key: ask for ask in asks}
-        found: dict[str, Reply | Failure] = {}
-        if self.book is not None:
-            for name, keys in self.book.open_batches(self.name):
-                if wanted.keys() & set(keys):
-                    found |= await self._fetched(name)
-        left = [ask for key, ask in wanted.items() if not isinstance(found.get(key), Reply)]
+        if not self._looked:
+            self._looked = True
+            for name, keys in self.book.open_batches(self.name) if self.book is not None else ():
+                await self._fetch(name, keys)
+        left = [ask for ask in asks if ask.key not in self._fetched]
+        if left and not self._proven:
+            self._fetched[left[0].key] = (await super().answer(left[:1]))[0]
+            left = left[1:]
+        self._proven = True
         if left:
-            found |= await self._fetched(await self._hand_in(left))
-        missing = Broken("the batch has no answer to it", charged=False)
-        return [found.get(ask.key, missing) for ask in asks]
+            await self._fetch(await self._hand_in(left), [ask.key for ask in left])
+        return [self._taken(ask.key) for ask in asks]
+
+    def _taken(self, key: str) -> Reply | Failure:
+        """An answer that was fetched; from now on it is the caller's."""
+        for keys in self._untaken.values():
+            keys.discard(key)
+        return self._fetched.pop(key, Broken("the batch has no answer to it"))
+
+    async def close(self) -> None:
+        """Forgets the batches whose answers were all taken, and closes the connections."""
+        for name, keys in self._untaken.items():
+            if not keys and self.book is not None:
+                self.book.close_batch(name)
+        await super().close()
 
     async def _hand_in(self, asks: Sequence[Ask]) -> str:
         import aiohttp
@@ -101,8 +114,11 @@ class OpenAIBatch(OpenAI):
             self.book.open_batch(str(made["id"]), self.name, [ask.key for ask in asks])
         return str(made["id"])
 
-    async def _fetched(self, name: str) -> dict[str, Reply | Failure]:
-        """Waits for a batch and reads its answers. The first answer to a request counts."""
+    async def _fetch(self, name: str, keys: Sequence[str]) -> None:
+        """Waits for a batch and reads its answers. The first answer to a request counts.
+
+        The batch stays in the book until its answers were taken: a kill in between costs another look, no money.
+        """
         pause = FIRST_POLL_S
         while (state := await self._json("GET", f"/batches/{name}")).get("status") in RUNNING:
             await self._sleep(pause)
@@ -114,12 +130,11 @@ class OpenAIBatch(OpenAI):
                     key, answer = _read_line(line)
                     if key is not None and not isinstance(found.get(key), Reply):
                         found[key] = answer
-        if self.book is not None:
-            self.book.close_batch(name)
+        self._fetched |= found
+        self._untaken[name] = set(found)
         if not found and state.get("status") != "completed":
-            said = json.dumps(state.get("errors") or state.get("status"))
-            raise Declined(self.http.scrubbed(f"the batch {state.get('status')}: {said}"))
-        return found
+            said = self.http.scrubbed(json.dumps(state.get("errors") or state.get("status")))
+            self._fetched |= {key: Declined(f"the batch {state.get('status')}: {said}") for key in keys}
 
     async def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         found = json.loads(await self._raw(method, path, body))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -56,18 +57,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append({"path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}, "body": body})
+        self.server.seen.append(
+            {"path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}, "body": body}
+        )
         answer = self.server.script.pop(0) if len(self.server.script) > 1 else self.server.script[0]
-        status, headers, content = answer(body) if callable(answer) else answer
+        status, more, content = answer(body) if callable(answer) else answer
         if status == 0:  # hang up in the middle
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in more.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", headers.get("X-Length", str(len(content))))
+        self.send_header("Content-Length", more.get("X-Length", str(len(content))))
         self.end_headers()
-        self.wfile.write(content)
+        with contextlib.suppress(BrokenPipeError):  # who asked has gone
+            self.wfile.write(content)
 
     def log_message(self, *args: object) -> None:
         pass
