@@ -203,10 +203,12 @@ def bench(
     from dataclasses import asdict
 
     from edgedistill.bench import alone
+    from edgedistill.bundle import manifest
     from edgedistill.terminal import Lines, subject_table
 
+    threads = manifest.read(bundle).manifest["engine"]["threads"]
     with Lines(quiet=as_json) as lines:
-        subject = alone.bench(bundle, data, lines.begin("bench"))
+        subject = alone.bench(bundle, data, threads=threads, progress=lines.begin("bench"))
     if as_json:
         _print_json(asdict(subject))
     else:
@@ -245,7 +247,7 @@ def verify(bundle: Annotated[Path, typer.Argument(help="The folder of a bundle."
 @app.command()
 def doctor(
     install_emulation: Annotated[
-        bool, typer.Option("--install-emulation", help="Set up arm64 emulation (Debian and Ubuntu, 230 MB).")
+        bool, typer.Option("--install-emulation", help="Set up arm64 emulation (on Debian 12, 230 MB).")
     ] = False,
 ) -> None:
     """Say what is installed here, what is not, and how to get it."""

@@ -208,6 +208,7 @@ def _explain(
         f"vocabulary: {shape.vocabulary} of {teacher.shape.vocabulary} pieces: what the rows use, and every character",
         f"arithmetic: {shape.macs(rows.tokens) / 1e6:.1f} M multiply-adds for a text of {rows.tokens} pieces; "
         f"one core of {device.title} does {device.gops['int8'].value:g} × 10⁹ int8 operations a second",
+        "signals: the teacher's logits and the hidden states of the layers that are copied, the richest that it gives",
         f"recipe: {ladder[0].name}" + (f", then {', '.join(r.name for r in ladder[1:])}" if ladder[1:] else ""),
     ]
     return (*lines, *(f"passed over: {line}" for line in tried))

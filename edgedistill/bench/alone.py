@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from edgedistill import catalog
 from edgedistill.bench import protocol
 from edgedistill.config import DEMO
 from edgedistill.data import smarthome
+from edgedistill.data.read import ALL, Rejected, find_files, read_rows
 from edgedistill.errors import InputError
 from edgedistill.types import Progress, Subject, silent
 
 
-def bench(bundle: Path, data: str | None, progress: Progress = silent) -> Subject:
+def bench(bundle: Path, data: str | None, *, threads: int, progress: Progress = silent) -> Subject:
     """Measures a bundle with its own runtime, in fresh processes.
 
     Args:
         bundle: its folder.
-        data: a folder with test.jsonl, or a file, whose field "text" is read; None takes the embedded rows.
+        data: a folder with test.jsonl or test.csv, or a file, whose field "text" is read; None takes the embedded rows.
+        threads: as many as the bundle was built for.
 
     Raises:
-        InputError: the folder is no bundle, or the rows cannot be read.
+        InputError: the rows cannot be read.
         EngineCrashed: a measuring process died.
     """
-    if not (bundle / "manifest.json").is_file():
-        raise InputError(f"{bundle} is not a bundle: it has no manifest.json", hint="edgedistill build makes one")
     workload = catalog.workload("classification")
-    threads = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["engine"]["threads"]
     texts = protocol.spread(_texts(data), workload.rows)
     contestant = protocol.bundle_contestant(bundle, texts, workload, threads)
     (subject,) = protocol.measure([contestant], workload.rounds, progress=progress)
@@ -37,11 +35,10 @@ def bench(bundle: Path, data: str | None, progress: Progress = silent) -> Subjec
 def _texts(data: str | None) -> list[str]:
     if data is None or data == DEMO:
         return [row["text"] for row in smarthome.generate()["test"]]
-    path = Path(data) / "test.jsonl" if Path(data).is_dir() else Path(data)
-    try:
-        found = [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read: {error!r}", hint='one {"text": …} object a line') from error
+    sources = find_files(data, needed="test")
+    path = sources.get("test") or sources[ALL]
+    rejected: list[Rejected] = []
+    found = [row["text"] for _, row in read_rows(path, rejected) if isinstance(row.get("text"), str)]
     if not found:
-        raise InputError(f"{path} has no rows", hint='one {"text": …} object a line')
+        raise InputError(f"{path} has no rows with a text", hint='one {"text": …} object a line')
     return found

@@ -27,8 +27,11 @@ class Rejected:
     reason: str
 
 
-def find_files(source: str) -> dict[str, Path]:
+def find_files(source: str, needed: str = "train") -> dict[str, Path]:
     """The files of a folder by split, or a single file as "all".
+
+    Args:
+        needed: the split that a folder must have.
 
     Raises:
         InputError: there is nothing to read.
@@ -39,12 +42,12 @@ def find_files(source: str) -> dict[str, Path]:
             raise InputError(f"{folder} is neither .jsonl nor .csv", hint="convert it to one JSON object a line")
         return {ALL: folder}
     if not folder.is_dir():
-        raise InputError(f"{folder} does not exist", hint="give --data a folder with train.jsonl, or one file")
+        raise InputError(f"{folder} does not exist", hint=f"give --data a folder with {needed}.jsonl, or one file")
     found: dict[str, Path] = {
         s: folder / f"{s}{suffix}" for suffix in SUFFIXES for s in SPLITS if (folder / f"{s}{suffix}").is_file()
     }
-    if "train" not in found:
-        raise InputError(f"{folder} has no train.jsonl or train.csv", hint="name the file with the training rows so")
+    if needed not in found:
+        raise InputError(f"{folder} has no {needed}.jsonl or {needed}.csv", hint="name the file with those rows so")
     return found
 
 

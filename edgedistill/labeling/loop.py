@@ -118,6 +118,7 @@ class Loop:
         self._waiting: dict[int, _Verdict] = {}
         self._hopeful = 0
         self._told = 0.0
+        self._started = 0.0
         self._next = 0
         self._wake = asyncio.Event()
         self._error: BaseException | None = None
@@ -131,7 +132,7 @@ class Loop:
             StageError: a teacher's first request fails, too few answers are usable, or a teacher gave up.
             InputError: a teacher refuses access.
         """
-        started = time.monotonic()
+        self._started = time.monotonic()
 
         def done(task: asyncio.Task[None]) -> None:
             tasks.discard(task)
@@ -161,7 +162,7 @@ class Loop:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.tally.seconds = time.monotonic() - started
+            self.tally.seconds = time.monotonic() - self._started
         if self._error is not None:
             raise self._error
         if self.tally.stopped is None and self._goal is not None and self.tally.accepted < self._goal:
@@ -293,6 +294,7 @@ class Loop:
         self._told = now
         done = tally.decided if self._goal is None else tally.accepted
         total = self._total if self._goal is None else self._goal
-        self._progress(
-            done, total, f"{tally.accepted} accepted, {tally.rejected + tally.failed} not, ${self._spent():.4g} spent"
-        )
+        rate = tally.decided / max(1e-9, now - self._started)
+        refused = tally.rejected + tally.failed
+        note = f"{rate:.3g} rows/s, {tally.accepted} accepted, {refused} not, ${self._spent():.4g} spent"
+        self._progress(done, total, note)

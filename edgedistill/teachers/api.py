@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -31,12 +31,16 @@ AGAIN = (408, 409, 425, 500, 502, 504, 520, 522, 524)
 NEVER = (401, 402, 403)
 """A wrong key, no money, no access: no request can work."""
 LIMITS = ("max_tokens", "max_completion_tokens")
+ENDS: Mapping[str, Finish] = {"max_tokens": "length", "model_context_window_exceeded": "length", "refusal": "refusal"}
+"""How a message of Anthropic's ends early."""
 FORMS = ("json_schema", "schema", "json_object", "none")
 """Ways to ask for an answer's form, from the strictest on; an endpoint that refuses one is asked the next way."""
 FORM_WORDS = ("response_format", "json_schema", "json_object", "schema", "grammar", "literal", "extra")
 SAID = 300
 """How much of an error's text is kept."""
 TOOL = "answer"
+UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+"""What comes of reading an answer that is built differently."""
 CONNECT_S = 30.0
 
 
@@ -78,7 +82,7 @@ class Http:
             self.fail(status, headers, raw)
         try:
             found = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Broken(f"the answer is not complete JSON ({len(raw)} bytes)", charged=True) from error
         if not isinstance(found, dict):
             raise Broken("the answer is no JSON object", charged=True)
@@ -302,11 +306,11 @@ def read_completion(found: Mapping[str, Any]) -> Reply:
             "completion_tokens",
             tokens=tuple(str(token["token"]) for token in tokens),
             top_logprobs=tuple(
-                {str(top["token"]): float(top["logprob"]) for top in token.get("top_logprobs") or [token]}
+                likeliest((str(top["token"]), float(top["logprob"])) for top in token.get("top_logprobs") or [token])
                 for token in tokens
             ),
         )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except UNREADABLE as error:
         raise Broken(f"the answer is no chat completion: {type(error).__name__}: {error}", charged=True) from error
 
 
@@ -316,11 +320,19 @@ def read_message(found: Mapping[str, Any]) -> Reply:
         blocks = found["content"]
         used = [block["input"] for block in blocks if block["type"] == "tool_use"]
         text = json.dumps(used[0]) if used else "".join(b["text"] for b in blocks if b["type"] == "text")
-        finish: Finish = {"max_tokens": "length", "refusal": "refusal"}.get(str(found.get("stop_reason")), "stop")  # type: ignore[assignment]
+        finish: Finish = ENDS.get(str(found.get("stop_reason")), "stop")
         usage = found.get("usage") or {}
         return _reply(found, text, finish, usage, "input_tokens", "output_tokens")
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except UNREADABLE as error:
         raise Broken(f"the answer is no message: {type(error).__name__}: {error}", charged=True) from error
+
+
+def likeliest(tops: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Log-probabilities by text. Tokens may be written alike, as parts of a letter are; the likelier one counts."""
+    found: dict[str, float] = {}
+    for token, logprob in tops:
+        found[token] = max(logprob, found.get(token, logprob))
+    return found
 
 
 def _reply(
@@ -346,7 +358,7 @@ def retry_after(value: str | None) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
@@ -374,8 +386,8 @@ def _message(raw: bytes) -> str:
         found = json.loads(raw)
         error = found.get("error", found) if isinstance(found, dict) else found
         said = error.get("message", error) if isinstance(error, dict) else error
-    except ValueError:
-        said = raw[:SAID].decode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        said = raw.decode("utf-8", "replace")  # whole: a cut before the key is looked for could leave its beginning
     return " ".join(str(said).split())
 
 

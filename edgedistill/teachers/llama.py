@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Gguf:
         self.gives: tuple[Signal, ...] = (
             ("text", "labels", "top-k log-probabilities") if settings.logprobs else ("text", "labels")
         )
+        self._at_work = threading.Lock()
         try:
             self._model = llama_cpp.Llama(
                 str(path),
@@ -76,6 +78,10 @@ class Gguf:
             form["response_format"] = {"type": "json_object", "schema": ask.schema}
         if self.settings.logprobs:
             form |= {"logprobs": True, "top_logprobs": self.settings.logprobs}
+        with self._at_work:
+            return self._completed(ask, form)
+
+    def _completed(self, ask: Ask, form: dict[str, Any]) -> Reply | Failure:
         try:
             # Without a reset the answer depends on what is in the cache from the request before.
             self._model.reset()
@@ -92,5 +98,7 @@ class Gguf:
         return read_completion(found | {"id": None})
 
     async def close(self) -> None:
-        """Frees the model."""
-        self._model.close()
+        """Frees the model, unless a run that was stopped left it at work: then the end of the process does."""
+        if self._at_work.acquire(blocking=False):
+            self._model.close()
+            self._at_work.release()

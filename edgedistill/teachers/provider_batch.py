@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from edgedistill.config import LabelTeacher
-from edgedistill.errors import EdgeDistillError
 from edgedistill.teachers.answerer import Broken, Declined, Failure
-from edgedistill.teachers.api import OpenAI, read_completion
+from edgedistill.teachers.api import AGAIN, BUSY, OpenAI, read_completion
 from edgedistill.types import Ask, Reply
 
 MOST = 50_000
@@ -60,7 +59,6 @@ class OpenAIBatch(OpenAI):
         self.book: BatchBook | None = None
         self._sleep = sleep
         self._proven = False
-        self._looked = False
         self._fetched: dict[str, Reply | Failure] = {}
         self._untaken: dict[str, set[str]] = {}
         self._forms = self._forms[:1]  # nobody can be asked beforehand
@@ -71,9 +69,10 @@ class OpenAIBatch(OpenAI):
         A row that is missing in the result has failed. The very first request is asked for directly, at the full price:
         better than to learn tomorrow that the model's name was wrong.
         """
-        if not self._looked:
-            self._looked = True
-            for name, keys in self.book.open_batches(self.name) if self.book is not None else ():
+        wanted = {ask.key for ask in asks}
+        # Each time: a connection that broke while a batch was waited for must lead back to it, not to another one.
+        for name, keys in self.book.open_batches(self.name) if self.book is not None else ():
+            if name not in self._untaken and not wanted.isdisjoint(keys):
                 await self._fetch(name, keys)
         left = [ask for ask in asks if ask.key not in self._fetched]
         if left and not self._proven:
@@ -107,12 +106,12 @@ class OpenAIBatch(OpenAI):
         form = aiohttp.FormData()
         form.add_field("purpose", "batch")
         form.add_field("file", lines.encode(), filename="requests.jsonl", content_type="application/jsonl")
-        file = await self._json("POST", "/files", form)
-        body = {"input_file_id": file["id"], "endpoint": ENDPOINT, "completion_window": "24h"}
-        made = await self._json("POST", "/batches", json.dumps(body).encode())
+        file = await self._made("/files", form)
+        body = {"input_file_id": file, "endpoint": ENDPOINT, "completion_window": "24h"}
+        name = await self._made("/batches", json.dumps(body).encode())
         if self.book is not None:
-            self.book.open_batch(str(made["id"]), self.name, [ask.key for ask in asks])
-        return str(made["id"])
+            self.book.open_batch(name, self.name, [ask.key for ask in asks])
+        return name
 
     async def _fetch(self, name: str, keys: Sequence[str]) -> None:
         """Waits for a batch and reads its answers. The first answer to a request counts.
@@ -127,7 +126,7 @@ class OpenAIBatch(OpenAI):
         for kind in ("output_file_id", "error_file_id"):
             if state.get(kind):
                 for line in (await self._raw("GET", f"/files/{state[kind]}/content")).splitlines():
-                    key, answer = _read_line(line)
+                    key, answer = _read_line(line, self.http.scrubbed)
                     if key is not None and not isinstance(found.get(key), Reply):
                         found[key] = answer
         self._fetched |= found
@@ -136,10 +135,20 @@ class OpenAIBatch(OpenAI):
             said = self.http.scrubbed(json.dumps(state.get("errors") or state.get("status")))
             self._fetched |= {key: Declined(f"the batch {state.get('status')}: {said}") for key in keys}
 
+    async def _made(self, path: str, body: Any) -> str:
+        """The id of what is made."""
+        found = (await self._json("POST", path, body)).get("id")
+        if not isinstance(found, str) or not found:
+            raise Broken(f"{path}: the answer has no id", charged=True)
+        return found
+
     async def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        found = json.loads(await self._raw(method, path, body))
+        try:
+            found = json.loads(await self._raw(method, path, body))
+        except (ValueError, RecursionError) as error:
+            raise Broken(f"{path}: the answer is not complete JSON", charged=method == "POST") from error
         if not isinstance(found, dict):
-            raise Broken(f"{path}: no JSON object")
+            raise Broken(f"{path}: the answer is no JSON object", charged=method == "POST")
         return found
 
     async def _raw(self, method: str, path: str, body: Any = None) -> bytes:
@@ -149,17 +158,20 @@ class OpenAIBatch(OpenAI):
         return raw
 
 
-def _read_line(line: bytes) -> tuple[str | None, Reply | Failure]:
+def _read_line(line: bytes, scrubbed: Callable[[str], str]) -> tuple[str | None, Reply | Failure]:
     """The key and the answer in one line of a result file. A line that is damaged answers nothing."""
     try:
         value = json.loads(line)
         key = str(value["custom_id"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None, Broken("a damaged line")
     try:
         response = value.get("response") or {}
-        if response.get("status_code") == 200:
+        status = response.get("status_code")
+        if status == 200:
             return key, read_completion(response["body"])
-        return key, Declined(str(value.get("error") or response.get("body"))[:300])
-    except (EdgeDistillError, Failure, AttributeError, KeyError, TypeError) as error:
+        said = scrubbed(str(value.get("error") or response.get("body")))
+    except (Broken, AttributeError, KeyError, TypeError) as error:
         return key, Broken(f"{type(error).__name__}: {error}", charged=True)
+    # Without a status the provider never came to it: the batch expired or was cancelled.
+    return key, Broken(said) if status is None or status in (*BUSY, *AGAIN) else Declined(said)
