@@ -355,6 +355,7 @@ class Client:
         for future in self._under_way.values():
             if not future.done():
                 future.set_exception(error)
+                future.exception()  # who waits for it may have been cancelled, and nobody else needs to be told
 
     def _second_use(self, job: _Job, reply: Reply) -> str | None:
         """Why an answer must be another request's: endpoints that number their answers give no number twice.

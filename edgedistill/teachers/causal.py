@@ -12,7 +12,8 @@ from edgedistill.config import LabelTeacher
 from edgedistill.errors import InputError
 from edgedistill.store import digest, file_sha256
 from edgedistill.teachers.answerer import Declined, Failure
-from edgedistill.teachers.local import PICKLED, quiet
+from edgedistill.teachers.api import likeliest
+from edgedistill.teachers.local import PICKLED, WEIGHTS, quiet
 from edgedistill.types import Ask, Reply, Signal
 
 if TYPE_CHECKING:
@@ -37,12 +38,14 @@ def check(folder: Path) -> list[Path]:
             raise InputError(
                 f"{folder} wants to run its own code ({name})", hint="use a family that transformers knows"
             )
+        if "transformers_weights" in config:
+            raise InputError(
+                f"{folder} names its own file of weights as transformers_weights ({name})",
+                hint=f"call the file {WEIGHTS}, or the list of files {INDEX}",
+            )
     weights = sorted(folder.glob("*.safetensors"))
-    if (folder / INDEX).is_file():
-        named = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-        weights = [folder / name for name in sorted(named)]
-        if missing := [path.name for path in weights if path.parent != folder or not path.is_file()]:
-            raise InputError(f"{folder} lacks {', '.join(missing[:3])}", hint="download it again")
+    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():  # transformers looks in this order too
+        weights = _listed(folder)
     if not weights:
         pickled = sorted(path.name for suffix in PICKLED for path in folder.glob(f"*{suffix}"))
         if pickled:
@@ -51,6 +54,22 @@ def check(folder: Path) -> list[Path]:
                 hint="convert it with save_pretrained, which writes safetensors",
             )
         raise InputError(f"{folder} has no safetensors", hint="give a complete checkpoint")
+    return weights
+
+
+def _listed(folder: Path) -> list[Path]:
+    """The files that the index of a checkpoint lists."""
+    try:
+        listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        weights = [folder / name for name in sorted(set(listed))]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder} has no readable {INDEX}", hint="download it again") from error
+    wrong = [p.name for p in weights if p.parent != folder or p.suffix != ".safetensors" or not p.is_file()]
+    if wrong:
+        raise InputError(
+            f"{folder} lacks {', '.join(wrong[:3])}",
+            hint="download it again; only safetensors in the folder itself are read",
+        )
     return weights
 
 
@@ -86,27 +105,40 @@ class Causal:
         return await asyncio.to_thread(self._all, asks)
 
     def _all(self, asks: Sequence[Ask]) -> list[Reply | Failure]:
+        from jinja2 import TemplateError
+
         replies: list[Reply | Failure] = [Declined("not asked")] * len(asks)
         groups: dict[tuple[int, float], list[int]] = {}
+        prompts: dict[int, str] = {}
         for number, ask in enumerate(asks):
+            try:
+                prompts[number] = self._prompt(ask)
+            except TemplateError as error:  # many take no system's turn, or no two turns of the same role
+                replies[number] = Declined(f"the chat template refuses the prompt: {error}")
+                continue
             groups.setdefault((ask.max_tokens, ask.temperature), []).append(number)
         for (max_tokens, temperature), numbers in groups.items():
-            found = self._group([asks[n] for n in numbers], max_tokens, temperature)
+            found = self._group([prompts[n] for n in numbers], max_tokens, temperature)
             for number, reply in zip(numbers, found, strict=True):
                 replies[number] = reply
         return replies
 
-    def _group(self, asks: Sequence[Ask], max_tokens: int, temperature: float) -> list[Reply | Failure]:
+    def _group(self, prompts: Sequence[str], max_tokens: int, temperature: float) -> list[Reply | Failure]:
         import torch
 
         tokenizer: Any = self._tokenizer
-        prompts = [self._prompt(ask) for ask in asks]
-        encoded = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+        encoded = tokenizer(
+            list(prompts),
+            return_tensors="pt",
+            padding=True,
+            add_special_tokens=False,
+            return_token_type_ids=False,  # which no decoder takes
+        )
         length = encoded["input_ids"].shape[1]
         limit = getattr(self._model.config, "max_position_embeddings", None)
         if limit is not None and length + max_tokens > limit:
-            if len(asks) > 1:  # one long prompt must not decline its neighbours
-                return [reply for ask in asks for reply in self._group([ask], max_tokens, temperature)]
+            if len(prompts) > 1:  # one long prompt must not decline its neighbours
+                return [reply for prompt in prompts for reply in self._group([prompt], max_tokens, temperature)]
             return [Declined(f"prompt of {length} tokens and {max_tokens} of answer exceed the context of {limit}")]
         model: Any = self._model
         sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
@@ -122,7 +154,7 @@ class Causal:
             )
         return [
             self._reply(out, number, length, int(encoded["attention_mask"][number].sum()))
-            for number in range(len(asks))
+            for number in range(len(prompts))
         ]
 
     def _prompt(self, ask: Ask) -> str:
@@ -142,12 +174,8 @@ class Causal:
         if self.settings.logprobs:
             for step in range(len(kept)):
                 row = out.logits[step][number].float().log_softmax(-1).topk(self.settings.logprobs)
-                tops.append(
-                    {
-                        tokenizer.decode([token]): value
-                        for token, value in zip(row.indices.tolist(), row.values.tolist(), strict=True)
-                    }
-                )
+                found = zip(row.indices.tolist(), row.values.tolist(), strict=True)
+                tops.append(likeliest((tokenizer.decode([token]), value) for token, value in found))
         return Reply(
             text=tokenizer.decode(kept, skip_special_tokens=True),
             finish="length" if stop is None else "stop",
@@ -164,21 +192,30 @@ class Causal:
 
 def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet():
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
+            untyped: Any = AutoModelForCausalLM
+            model, found = untyped.from_pretrained(
                 folder,
                 dtype="auto" if torch.cuda.is_available() else torch.float32,
                 use_safetensors=True,
                 local_files_only=True,
+                output_loading_info=True,
             )
             tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"transformers cannot load {folder}: {str(error).splitlines()[0]}", hint="is the checkpoint complete?"
+                f"transformers cannot load {folder}: {said}", hint="is the checkpoint complete?"
             ) from error
+    if missing := sorted(found["missing_keys"]):  # transformers would fill them up with random numbers
+        raise InputError(
+            f"{folder} lacks {len(missing)} weights that its config asks for, such as {missing[0]}",
+            hint="download it again",
+        )
     if torch.cuda.is_available():
         model.to("cuda")
     model.train(False)

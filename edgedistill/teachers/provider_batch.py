@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from edgedistill.config import LabelTeacher
 from edgedistill.teachers.answerer import Broken, Declined, Failure
-from edgedistill.teachers.api import AGAIN, BUSY, OpenAI, read_completion
+from edgedistill.teachers.api import OpenAI, read_completion
+from edgedistill.teachers.http import AGAIN, BUSY
 from edgedistill.types import Ask, Reply
 
 MOST = 50_000
