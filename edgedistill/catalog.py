@@ -190,7 +190,13 @@ def problems(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         # Of a key that is not there, pydantic hands over the table around it, which is not what was found.
-        found = "" if item["type"] == "missing" else f" (found {str(item['input'])[:60]!r})"
-        lines.append(f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg'].lower()}{found}")
+        where = ".".join(str(part) for part in item["loc"])
+        # Somebody may have put a key where its variable's name belongs; a table around the problem says nothing.
+        hidden = item["type"] == "missing" or "key" in where or not isinstance(item["input"], (str, int, float, bool))
+        found = "" if hidden else f" (found {str(item['input'])[:60]!r})"
+        said = item["msg"][:1].lower() + item["msg"][1:]
+        if "key" in where:
+            said += "; keys stand in the environment: write key_env = the NAME of the variable"
+        lines.append(f"  {where}: {said}{found}")
     count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
     return f"{count}:\n" + "\n".join(lines)

@@ -143,7 +143,7 @@ def label(
         _show(ledger_tables(done.ledger))
         print(f"rows  {done.folder}{os.sep}")
     if not done.complete:
-        raise BudgetMissed(stage.shortfall(done, request.label), hint=stage.REMEDY)
+        raise stage.shortfall(done, request.label)
 
 
 @app.command()

@@ -71,7 +71,7 @@ def plan(request: Request, watch: Watch = UNWATCHED) -> Plan:
     """
     _check_out(request.out)
     with Store(request.out.parent / STORE) as store:
-        return _prepare(Run(request, store, watch)).plan
+        return _prepare(Run(request, store, watch), ask=False).plan
 
 
 def build(request: Request, watch: Watch = UNWATCHED, *, fresh: bool = False) -> Built:
@@ -108,7 +108,7 @@ def _check_out(out: Path) -> None:
         ) from error
 
 
-def _prepare(run: Run) -> Prepared:
+def _prepare(run: Run, *, ask: bool = True) -> Prepared:
     request = run.request
     device = catalog.device(request.target)
     if request.task not in BUILDS:
@@ -119,7 +119,7 @@ def _prepare(run: Run) -> Prepared:
     settings, told = request.data, {}
     if request.label.teachers:
         with run.stage("label") as stage:
-            settings, ledger, output = labelling.kept(request, run.store, stage.progress)
+            settings, ledger, output = labelling.kept(request, run.store, stage.progress, ask=ask)
             stage.took(output)
             stage.note = labelling.summary(ledger)
             told = {"source": Path(request.data.folder).name, "labelling": ledger}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BAR = 24
 REDRAW_S = 0.2
+MANY_LABELS = 12
 
 
 class Lines:
@@ -215,7 +216,31 @@ def ledger_tables(ledger: Mapping[str, Any]) -> list[RenderableType]:
             "yes" if found["enforces_form"] else "no",
         )
     signals = [Text(f"note: {found['signal']}") for found in ledger["teachers"].values()]
+    signals += _label_notes(ledger)
     return [rows, *([reasons] if reasons.row_count else []), teachers, *signals]
+
+
+def _label_notes(ledger: Mapping[str, Any]) -> list[Text]:
+    """What looks like a mistake in the rows or the settings."""
+    notes = [
+        Text(f"note: the rows of {split} got the labels " + ", ".join(f"{k} {n}" for k, n in found["labels"].items()))
+        for split, found in ledger["splits"].items()
+        if found["labels"] and len(found["labels"]) <= MANY_LABELS
+    ]
+    given = {label for found in ledger["splits"].values() for label in found["labels"]}
+    if given and ledger["labels"] > len(given):
+        notes.append(
+            Text(f"note: {ledger['labels'] - len(given)} of {ledger['labels']} labels were never given", "yellow")
+        )
+    if ledger["other_fields"]:
+        names = ", ".join(ledger["other_fields"])
+        notes.append(
+            Text(
+                f"note: no row has an answer, but they have the fields {names}: if one is it, say so under [data]",
+                "yellow",
+            )
+        )
+    return notes
 
 
 def forecast_table(forecasts: Sequence[Forecast], budget: float | None) -> list[RenderableType]:
@@ -232,7 +257,7 @@ def forecast_table(forecasts: Sequence[Forecast], budget: float | None) -> list[
             "{:,} to {:,}".format(*found.answer_tokens),
             cost,
         )
-        notes += [Text(f"note: {found.signal}"), Text(f"note: answers of {found.teacher} are reckoned {found.basis}")]
+        notes += [Text(f"note: {found.signal}"), Text(f"note: tokens of {found.teacher} are reckoned {found.basis}")]
     most = sum(found.usd[1] for found in forecasts if found.usd is not None)
     if budget is not None and most > budget:
         notes.append(Text(f"note: this may exceed the budget of ${budget:g}; the run stops before it does", "yellow"))

@@ -76,7 +76,7 @@ def _board(device: Device) -> NotMeasured:
     return NotMeasured(
         name="latency",
         reason=f"no {device.title} is connected",
-        remedy="copy the bundle to the board and run edgedistill bench there",
+        remedy="copy the bundle to the board and run python -m runtime measure --texts FILE there",
     )
 
 

@@ -12,11 +12,13 @@ import json
 import math
 import re
 import sqlite3
+import sys
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.config import Gates
+from edgedistill.data.rows import normal
 from edgedistill.errors import InputError, MissingExtra
 from edgedistill.tasks.task import Answer, Task
 from edgedistill.types import Reply
@@ -35,11 +38,14 @@ BAND = 6
 """16 bands of 6: two texts with 0.9 of their shingles in common meet in a band with a chance above 0.9999."""
 SHINGLE = 2
 REFUSAL = re.compile(
-    r"^\W*(?:i(?:'|’)?m (?:really |very )?sorry|sorry|i apologi[sz]e|unfortunately)?\W*(?:but )?"
-    r"(?:i (?:can(?:'|’)?t|cannot|can not|am unable to|won(?:'|’)?t|will not|am not able to)"
-    r"|i(?:'|’)m (?:unable|not able) to|as an? (?:ai|language model))\b",
+    r"^\W*(?:(?:i(?:'|’)?m|i am) (?:(?:really|very|so|truly) )?(?:sorry|afraid)|sorry|i apologi[sz]e|unfortunately)?"
+    r"\W*(?:but )?(?:as an? (?:ai|(?:large )?language model)\b"
+    r"|(?:i (?:can(?:'|’)?t|cannot|can not|won(?:'|’)?t|will not)|(?:i(?:'|’)?m|i am) (?:unable|not able) to)"
+    r" (?:be able to )?(?:help(?! but)|assist|answer|comply|fulfill?|respond|provide|share|discuss|engage|participate"
+    r"|write|create|generate|do (?:that|this|so|it))\b)",
     re.IGNORECASE,
 )
+"""What somebody says who will not do the task. "I cannot find a table" is none: it may be the best answer."""
 
 
 def gate(task: Task, gates: Gates, accept: Accept | None) -> Callable[[Mapping[str, Any], Answer], str | None]:
@@ -58,8 +64,14 @@ def gate(task: Task, gates: Gates, accept: Accept | None) -> Callable[[Mapping[s
         if gates.verify and (reason := task.verify(answer, row)) is not None:
             return f"verify: {reason}"
         if accept is not None:
-            said = accept(row, text)
-            if said is False or isinstance(said, str):
+            try:
+                said = accept(row, text)
+            except Exception as error:
+                raise InputError(
+                    f"[gates] accept failed: {type(error).__name__}: {error}",
+                    hint="it gets a row and an answer, and returns True, or False, or the reason why not",
+                ) from error
+            if said is not None and (isinstance(said, str) or not said):
                 return f"accept: {said or 'refused'}"
         return None
 
@@ -70,7 +82,8 @@ def finish_problem(reply: Reply) -> str | None:
     """Why an answer is not whole, or None."""
     if reply.finish == "length":
         return f"truncated: it ran into its limit after {reply.completion_tokens} tokens"
-    return f"refusal: {reply.text[:60]}" if reply.finish == "refusal" else None
+    said = reply.text[:60].encode(errors="replace").decode()
+    return f"refusal: {said}" if reply.finish == "refusal" else None
 
 
 def load_accept(name: str | None) -> Accept | None:
@@ -82,11 +95,14 @@ def load_accept(name: str | None) -> Accept | None:
     if name is None:
         return None
     module, _, function = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # an installed command does not look where it is started
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the user's module raises
         raise InputError(
-            f"[gates] accept: {error}", hint="write it as module:function, importable from here"
+            f"[gates] accept = {name!r}: {type(error).__name__}: {error}",
+            hint="write it as module:function, importable from here",
         ) from error
     if not callable(found):
         raise InputError(f"[gates] accept: {name} is not a function", hint="write it as module:function")
@@ -112,6 +128,8 @@ def language(text: str) -> str:
 
 class NearDuplicates:
     """Finds texts that are nearly the same as one seen before.
+
+    A text may come in parts, each of which must be nearly the same: two questions about one long context are not.
 
     Args:
         threshold: Jaccard similarity of the word pairs at which two texts count as the same; 1 means equal pairs.
@@ -140,36 +158,37 @@ class NearDuplicates:
         self._db.close()
         self._file.close()
 
-    def find(self, text: str) -> str | None:
+    def find(self, *parts: str) -> str | None:
         """The name of a text that is nearly the same, or None."""
-        shingles = _shingles(text)
+        ours = [_shingles(part) for part in parts]
         found = self._db.execute(
             "SELECT name, text FROM texts WHERE number IN"
             " (SELECT number FROM bands WHERE band IN (SELECT value FROM json_each(?))) ORDER BY number",
-            (json.dumps(self._bands(shingles)),),
+            (json.dumps(self._bands(ours)),),
         )
-        for name, other in found:
-            theirs = _shingles(other)
-            if len(shingles & theirs) >= self._threshold * len(shingles | theirs):
+        for name, others in found:
+            pairs = zip(ours, map(_shingles, json.loads(others)), strict=True)
+            if all(len(one & other) >= self._threshold * len(one | other) for one, other in pairs):
                 return str(name)
         return None
 
-    def add(self, name: str, text: str) -> None:
-        """Remembers a text."""
-        number = self._db.execute("INSERT INTO texts (name, text) VALUES (?, ?)", (name, text)).lastrowid
-        bands = self._bands(_shingles(text))
+    def add(self, name: str, *parts: str) -> None:
+        """Remembers a text, in as many parts as all others have."""
+        written = json.dumps(parts)
+        number = self._db.execute("INSERT INTO texts (name, text) VALUES (?, ?)", (name, written)).lastrowid
+        bands = self._bands([_shingles(part) for part in parts])
         self._db.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", [(band, number) for band in bands])
 
-    def _bands(self, shingles: frozenset[str]) -> list[int]:
+    def _bands(self, parts: Sequence[frozenset[str]]) -> list[int]:
         signature = self._empty.copy()
-        signature.update_batch([shingle.encode() for shingle in shingles])
+        signature.update_batch([f"{part}:{shingle}".encode() for part, of in enumerate(parts) for shingle in of])
         rows: NDArray[np.uint64] = signature.hashvalues.reshape(-1, BAND)
         return [zlib.crc32(row.tobytes(), number) | number << 32 for number, row in enumerate(rows)]
 
 
 def _shingles(text: str) -> frozenset[str]:
-    """Pairs of neighbouring words; case and punctuation do not count, digits do."""
-    words = re.findall(r"\w+", text.casefold()) or [text]
+    """Pairs of neighbouring words; case and the punctuation around words do not count, digits and symbols do."""
+    words = normal(text).split() or [text]
     return frozenset(" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1)))
 
 
@@ -179,9 +198,18 @@ class Balance:
     Args:
         share: of the accepted rows, at most; 1 lets everything pass.
         labels: how many there are. The first rows of each always pass, or nothing could ever start.
+
+    Raises:
+        InputError: so small a share of each label never makes a whole.
     """
 
     def __init__(self, share: float, labels: int) -> None:
+        if labels and share * labels < 1 - 1e-9:
+            raise InputError(
+                f"[gates] balance = {share:g} cannot hold: one of {labels} labels has at least {1 / labels:.2g} of the "
+                "rows",
+                hint=f"set it above {1 / labels:.2g}",
+            )
         self._share = share
         self._free = max(1, labels)
         self._counts: Counter[str] = Counter()

@@ -46,6 +46,8 @@ def find_files(source: str, needed: str = "train") -> dict[str, Path]:
     found: dict[str, Path] = {
         s: folder / f"{s}{suffix}" for suffix in SUFFIXES for s in SPLITS if (folder / f"{s}{suffix}").is_file()
     }
+    if not found and (folder / "rows.jsonl").is_file():  # what labelling makes of a single file
+        return {ALL: folder / "rows.jsonl"}
     if needed not in found:
         raise InputError(f"{folder} has no {needed}.jsonl or {needed}.csv", hint="name the file with those rows so")
     return found

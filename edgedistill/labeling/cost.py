@@ -7,6 +7,8 @@ edgedistill.toml, `[label.prices]` there, the table `prices.toml` of this packag
 from __future__ import annotations
 
 import fnmatch
+import math
+import string
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,9 @@ TABLE = Path(__file__).with_name("prices.toml")
 MILLION = 1_000_000
 CHARACTERS_PER_TOKEN = 3.0
 """Low on purpose: English has about four. A reservation that is too high only waits; one too low overspends."""
+BYTES_PER_TOKEN = 1.5
+"""Of characters beyond ASCII: a Chinese one has three bytes, and is up to two tokens. A digit or a mark may be one."""
+_LETTERS = (string.ascii_letters + string.whitespace).encode()
 TOKENS_PER_MESSAGE = 8
 """What chat templates put around each message."""
 
@@ -41,7 +46,9 @@ class Price:
         return self._usd(prompt_tokens(ask), ask.max_tokens, batch=batch)
 
     def _usd(self, read: float, written: float, *, batch: bool) -> float:
-        return (read * self.input + written * self.output) / MILLION * (self.batch if batch else 1.0)
+        return (
+            (max(0.0, read) * self.input + max(0.0, written) * self.output) / MILLION * (self.batch if batch else 1.0)
+        )
 
 
 FREE = Price(input=0.0, output=0.0, source="runs here")
@@ -49,8 +56,12 @@ FREE = Price(input=0.0, output=0.0, source="runs here")
 
 def prompt_tokens(ask: Ask) -> int:
     """An upper estimate of a prompt's tokens, the schema included."""
-    characters = sum(len(message["content"]) for message in ask.messages) + len(str(ask.schema or ""))
-    return round(characters / CHARACTERS_PER_TOKEN) + TOKENS_PER_MESSAGE * (len(ask.messages) + 1)
+    text = "".join([*(message["content"] for message in ask.messages), str(ask.schema or "")])
+    plain = text.encode("ascii", "ignore")
+    marks = len(plain.translate(None, _LETTERS))
+    beyond = len(text.encode(errors="replace")) - len(plain)
+    tokens = (len(plain) - marks) / CHARACTERS_PER_TOKEN + marks + beyond / BYTES_PER_TOKEN
+    return math.ceil(tokens) + TOKENS_PER_MESSAGE * (len(ask.messages) + 1)
 
 
 def price_of(model: str, own: Sequence[Mapping[str, object]] = ()) -> Price | None:
@@ -60,7 +71,10 @@ def price_of(model: str, own: Sequence[Mapping[str, object]] = ()) -> Price | No
         own: entries of the same form as in the table: model, input, output.
     """
     for table in (own, _table()):
-        matching = [entry for entry in table if fnmatch.fnmatchcase(model.lower(), str(entry["model"]).lower())]
+        # A name may hold brackets, which are no pattern then.
+        matching = [entry for entry in table if str(entry["model"]).lower() == model.lower()] or [
+            entry for entry in table if fnmatch.fnmatchcase(model.lower(), str(entry["model"]).lower())
+        ]
         if matching:
             best = max(matching, key=lambda entry: len(str(entry["model"]).rstrip("*")))
             return Price(

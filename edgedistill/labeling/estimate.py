@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgedistill import tasks
 from edgedistill.config import Request
@@ -15,8 +16,8 @@ from edgedistill.labeling.journal import Journal
 from edgedistill.tasks.task import Unusable
 from edgedistill.types import Progress, silent
 
-SHORTEST = 0.75
-"""Prompts have at least this share of the tokens that are reckoned with: four characters a token instead of three."""
+SHORTEST = 0.45
+"""Prompts have at least this share of the tokens that are reckoned with, which are an upper estimate."""
 LEAST_ANSWER = 4
 
 
@@ -29,7 +30,7 @@ class Forecast:
         prompt_tokens: (low, high) over all new requests.
         answer_tokens: (low, high); high is what `max_tokens` allows, unless answers in the journal show the usual.
         usd: (low, high), or None when nobody knows the price.
-        basis: where the length of the answers comes from.
+        basis: where the numbers of tokens come from.
     """
 
     teacher: str
@@ -57,7 +58,7 @@ def estimate(
     """
     task = tasks.find(request.task)
     gathered = gather.gather(task, request.data, request.gates, work, progress)
-    made = asking(request, gathered.labels, environment)
+    made = asking(request, gathered.labels, _NoKeys() if environment is None else environment)
     journal.job = gather.job(request.label, gathered)
     prompts = dict.fromkeys(made.teachers, 0)
     new = dict.fromkeys(made.teachers, 0)
@@ -84,9 +85,17 @@ def estimate(
                     new[name] += 1
                     prompts[name] += prompt_tokens(ask)
     return [
-        _forecast(name, made, new[name], known[name], prompts[name], journal.usual_answer(made.teachers[name].name))
+        _forecast(name, made, new[name], known[name], prompts[name], journal.usual(made.teachers[name].name))
         for name in made.teachers
     ]
+
+
+class _NoKeys(dict[str, str]):
+    """Stands in for the environment: what asks nothing needs no key."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Any name has a value."""
+        return "not needed"
 
 
 def _forecast(
@@ -94,12 +103,13 @@ def _forecast(
 ) -> Forecast:
     if usual is None:
         answers = (requests * LEAST_ANSWER, requests * made.max_tokens)
-        basis = f"up to max_tokens = {made.max_tokens}"
+        basis = f"from the letters of the prompts and max_tokens = {made.max_tokens}"
+        read = (round(prompts * SHORTEST), prompts)
     else:
-        count, low, high = usual
-        answers = (round(requests * low), round(requests * high))
-        basis = f"as long as {count} answers in the journal"
-    read = (round(prompts * SHORTEST), prompts)
+        count, one_read, one_written = usual
+        read = (round(0.8 * requests * one_read), round(1.2 * requests * one_read))
+        answers = (round(0.8 * requests * one_written), round(1.2 * requests * one_written))
+        basis = f"from {count} answers in the journal"
     price = made.prices[name]
     return Forecast(
         teacher=name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from edgedistill.data.read import Rejected, find_files, read_rows
 from edgedistill.errors import InputError
 from edgedistill.labeling.loop import Candidate
 from edgedistill.store import digest, file_sha256
-from edgedistill.tasks.task import Style, Task
+from edgedistill.tasks.task import Task
 from edgedistill.types import Progress
 
+ORDER = ("test", "validation", "train", "all")
 RELABELLED = ("train", "all")
 """Splits whose rows may be asked about though they have an answer; the others are what results are judged by."""
-_NO_STYLE = Style()
 
 
 @dataclass(slots=True)
@@ -36,6 +36,8 @@ class Gathered:
         counts: candidates of each split.
         labels: every label that a row came with, sorted.
         rejected: rows that cannot be used, with the reason.
+        answered: rows that came with an answer.
+        other_fields: names of fields that the task does not know.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -44,6 +46,8 @@ class Gathered:
     rejected: list[Rejected] = field(default_factory=list)
     duplicates: int = 0
     leaks: int = 0
+    answered: int = 0
+    other_fields: set[str] = field(default_factory=set)
 
 
 def gather(task: Task, data: Data, gates: Gates, folder: Path, progress: Progress) -> Gathered:
@@ -55,15 +59,13 @@ def gather(task: Task, data: Data, gates: Gates, folder: Path, progress: Progres
     found = Gathered()
     sources = find_files(data.folder)
     labels: set[str] = set()
+    bad: list[Rejected] = []
     seen = 0
-    threshold = gates.near_duplicates
-    with NearDuplicates(threshold or 1.0) as texts:
-        for split in ("test", "validation", "train", "all"):
-            if split not in sources:
-                continue
+    with NearDuplicates(gates.near_duplicates or 1.0) as texts:
+        for split in (split for split in ORDER if split in sources):
+            usable: list[int] = []
             found.files[split] = folder / f"{split}.candidates.jsonl"
             with found.files[split].open("w", encoding="utf-8") as file:
-                bad: list[Rejected] = []
                 for line, raw in read_rows(sources[split], bad):
                     seen += 1
                     progress(seen, seen + 1, f"reading {sources[split].name}")
@@ -71,28 +73,56 @@ def gather(task: Task, data: Data, gates: Gates, folder: Path, progress: Progres
                     if (reason := task.problem(row)) is not None:
                         bad.append(Rejected(sources[split].name, line, reason))
                         continue
-                    if threshold and split != "test":
-                        text = told(task, row)
-                        if (twin := texts.find(text)) is not None:
-                            leak = not twin.startswith(f"{split}:")
-                            found.leaks += leak
-                            found.duplicates += not leak
-                            reason = f"{'leak' if leak else 'duplicate'}: nearly the same as {twin}"
-                            found.rejected.append(Rejected(sources[split].name, line, reason))
-                            continue
-                        texts.add(f"{split}:{line}", text)
-                    elif threshold:
-                        texts.add(f"{split}:{line}", told(task, row))
-                    if task.has_labels and task.has_answer(row):
-                        labels.add(str(row[task.target]))
-                    found.counts[split] += 1
+                    if task.has_labels and (label := task.gold(row)) is not None:
+                        labels.add(label)
+                    found.other_fields |= row.keys() - {*task.inputs, task.target}
+                    found.answered += task.has_answer(row)
                     source = f"{sources[split].name}:{line}"
                     file.write(json.dumps({"source": source, "row": row}, ensure_ascii=False) + "\n")
-            _check(bad, found, data)
+                    usable.append(line)
+            twins = _twins(task, split, found.files[split], texts) if gates.near_duplicates else {}
+            for number, twin in twins.items():
+                leak = not twin.startswith(f"{split}:")
+                found.leaks += leak
+                found.duplicates += not leak
+                reason = f"{'leak' if leak else 'duplicate'}: nearly the same as {twin}"
+                found.rejected.append(Rejected(sources[split].name, usable[number], reason))
+            found.counts[split] = len(usable) - len(twins)
+            if twins:
+                _leave_out(found.files[split], twins.keys())
+    _check(bad, found, data)
     if not found.counts.total():
         raise InputError(f"{data.folder} has no rows", hint=f"one JSON object a line, with {', '.join(task.inputs)}")
     found.labels = tuple(sorted(labels))
     return found
+
+
+def _twins(task: Task, split: str, file: Path, texts: NearDuplicates) -> dict[int, str]:
+    """The rows that nearly equal another, by their number, with that row's name. Test rows are only remembered.
+
+    Rows with an answer come first: of two that ask the same, the one that somebody answered stays.
+    """
+    found: dict[int, str] = {}
+    for answered in (True, False):
+        for candidate in candidates(file):
+            if task.has_answer(candidate.row) is not answered:
+                continue
+            parts = task.parts(candidate.row)
+            twin = None if split == "test" else texts.find(*parts)
+            if twin is None:
+                texts.add(f"{split}:{candidate.source.rpartition(':')[2]}", *parts)
+            else:
+                found[candidate.number] = twin
+    return dict(sorted(found.items()))
+
+
+def _leave_out(file: Path, numbers: Collection[int]) -> None:
+    """Removes candidates from a file."""
+    whole = file.with_suffix(".whole")
+    file.rename(whole)
+    with whole.open(encoding="utf-8") as lines, file.open("w", encoding="utf-8") as kept:
+        kept.writelines(line for number, line in enumerate(lines) if number not in numbers)
+    whole.unlink()
 
 
 def job(label: Label, gathered: Gathered) -> str:
@@ -110,17 +140,13 @@ def candidates(file: Path) -> Iterator[Candidate]:
             yield Candidate(number=number, source=value["source"], row=value["row"])
 
 
-def told(task: Task, row: Mapping[str, Any]) -> str:
-    """What a row asks, as one text: its input fields, or the turns before the answer."""
-    return "\n".join(m["content"] for m in task.messages(row, _NO_STYLE)[1:])
-
-
 def _renamed(raw: dict[str, Any], task: Task, data: Data) -> dict[str, Any]:
     """The row under the names that the task knows; `[data] text` and `label` say what they are called in the file."""
     if task.name != "classification":
         return raw
     names = {data.text: "text", data.label: "label"}
-    return {names.get(key, key): value for key, value in raw.items()}
+    # A column that is called text or label, but is not the one that was named, would take its place.
+    return {names.get(key, key): value for key, value in raw.items() if key in names or key not in names.values()}
 
 
 def _check(bad: list[Rejected], found: Gathered, data: Data) -> None:

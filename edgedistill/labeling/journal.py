@@ -187,17 +187,17 @@ class Journal:
         )
         return {row[0]: Account(**dict(zip(names, row, strict=True))) for row in found}
 
-    def usual_answer(self, teacher: str) -> tuple[int, float, float] | None:
-        """How long a teacher's answers are for this job: their number, and mean tokens minus and plus a tenth.
+    def usual(self, teacher: str) -> tuple[int, float, float] | None:
+        """What a teacher's answers to this job took: their number, mean tokens read, mean tokens written.
 
         None when there are fewer than five.
         """
-        count, mean = self._db.execute(
-            "SELECT COUNT(*), AVG(completion_tokens) FROM requests"
+        count, read, written = self._db.execute(
+            "SELECT COUNT(*), AVG(prompt_tokens), AVG(completion_tokens) FROM requests"
             " WHERE job = ? AND teacher = ? AND state = 'answered'",
             (self.job, teacher),
         ).fetchone()
-        return (count, 0.9 * mean, 1.1 * mean) if count >= 5 else None
+        return (count, read, written) if count >= 5 else None
 
     def spent(self) -> float:
         """What this job has cost so far in USD, with the most that unanswered requests can have cost."""

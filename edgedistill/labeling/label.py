@@ -189,6 +189,7 @@ def _ledger(
             "by_teacher": dict(tally.by_teacher),
             "agreement": tally.agreed[0] / tally.agreed[1] if tally.agreed[1] else None,
             "compared": int(tally.agreed[1]),
+            "labels": dict(tally.labels.most_common()),
             "stopped": tally.stopped,
             "seconds": tally.seconds,
         }
@@ -201,6 +202,7 @@ def _ledger(
         "teachers": teachers,
         "spent_usd": budget.spent,
         "budget_usd": budget.limit,
+        "other_fields": [] if gathered.answered else sorted(gathered.other_fields)[:6],
         "duplicates": gathered.duplicates,
         "leaks": gathered.leaks,
         "unusable": len(gathered.rejected) - gathered.duplicates - gathered.leaks,

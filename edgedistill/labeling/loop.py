@@ -72,6 +72,7 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     by_teacher: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
     agreed: list[float] = field(default_factory=lambda: [0.0, 0.0])
     stopped: Literal["budget", "rows"] | None = None
     seconds: float = 0.0
@@ -242,6 +243,8 @@ class Loop:
             reason = (self._task.has_labels and self._balance.problem(verdict.said.answer.value)) or ""
             if not reason:
                 tally.accepted += 1
+                if self._task.has_labels:
+                    tally.labels[verdict.said.answer.value] += 1
                 tally.by_teacher[verdict.said.by.name] += 1
                 self._sink.accepted(self._answered(verdict.candidate.row, verdict.said))
         elif verdict.said is not None:

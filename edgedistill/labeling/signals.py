@@ -52,15 +52,21 @@ def label_probabilities(reply: Reply, labels: Sequence[str]) -> dict[str, float]
     unclear = 0.0
     for token, logprob in reply.top_logprobs[place].items():
         start = token.strip().strip('"')
-        fitting = [label for label in labels if start and (label.startswith(start) or start.startswith(label))]
+        fitting = [label for label in labels if start and _fits(start, label)]
+        share = 0.0 if math.isnan(logprob) else math.exp(min(0.0, logprob))
         if len(fitting) == 1:
-            found[fitting[0]] += math.exp(logprob)
+            found[fitting[0]] += share
         elif len(fitting) > 1:
-            unclear += math.exp(logprob)
+            unclear += share
     known = sum(found.values())
     if known == 0 or unclear > (1 - SURE) * (known + unclear):
         return None
     return {label: share / known for label, share in found.items()}
+
+
+def _fits(start: str, label: str) -> bool:
+    """Whether a token begins a label, or is all of it and what ends a word: `no"}` is "no", but `not` is not."""
+    return label.startswith(start) or (start.startswith(label) and not start[len(label)].isalnum())
 
 
 def _first_token(reply: Reply) -> int | None:

@@ -22,7 +22,6 @@ from edgedistill.store import Output, Store, file_sha256, publish
 from edgedistill.types import SPLITS, Progress, silent
 
 STORE = ".edgedistill"
-REMEDY = "every answer is kept; raise the goal or the budget, or add rows, and run the same command again"
 
 
 def label(request: Request, watch: Watch = UNWATCHED, *, environment: Mapping[str, str] | None = None) -> Labelled:
@@ -64,10 +63,16 @@ def estimate(
         )
 
 
-def kept(request: Request, store: Store, progress: Progress = silent) -> tuple[Data, dict[str, Any], Output]:
+def kept(
+    request: Request, store: Store, progress: Progress = silent, *, ask: bool = True
+) -> tuple[Data, dict[str, Any], Output]:
     """The labelling stage of a build: where the labelled rows lie, their ledger, and the output of the store.
 
+    Args:
+        ask: False refuses to ask anything: then the rows must have been labelled before.
+
     Raises:
+        InputError: the rows are not labelled yet, and nothing may be asked.
         BudgetMissed: the money or the rows ran out before the goal; what was answered is kept in the journal.
     """
     _rows_named(request.data)
@@ -82,10 +87,15 @@ def kept(request: Request, store: Store, progress: Progress = silent) -> tuple[D
     }
 
     def produce(folder: Path, work: Path) -> None:
+        if not ask:
+            raise InputError(
+                "the rows have no labels yet, and a plan asks no teacher",
+                hint="edgedistill label --estimate says what they would cost; edgedistill build has them labelled",
+            )
         with Journal(store.root / labelling.JOURNAL) as journal:
             done = labelling.label(request, folder, journal, work=work, progress=progress)
         if not done.complete:
-            raise BudgetMissed(shortfall(done, request.label), hint=REMEDY)
+            raise shortfall(done, request.label)
 
     output = store.get("labels", inputs, produce)
     ledger: dict[str, Any] = json.loads((output.path / LEDGER).read_text(encoding="utf-8"))
@@ -93,19 +103,26 @@ def kept(request: Request, store: Store, progress: Progress = silent) -> tuple[D
     return request.data.model_copy(update={"folder": str(folder), "text": "text", "label": "label"}), ledger, output
 
 
-def shortfall(done: Labelled, settings: Label) -> str:
-    """What is missing of a run that did not reach its goal, in a sentence."""
+def shortfall(done: Labelled, settings: Label) -> BudgetMissed:
+    """What is missing of a run that did not reach its goal, and what to do about it."""
     for split, found in done.ledger["splits"].items():
+        got = f"{found['accepted']} rows of {split} accepted"
+        if found["stopped"] == "budget" and not done.ledger["spent_usd"]:
+            return BudgetMissed(
+                f"the budget of ${settings.budget:g} is less than one request may cost", hint="raise [label] budget"
+            )
         if found["stopped"] == "budget":
-            return (
-                f"the budget of ${settings.budget:g} is used up (${done.ledger['spent_usd']:.4g} spent): "
-                f"{found['accepted']} rows of {split} accepted of {settings.rows or found['candidates']}"
+            spent = f"${done.ledger['spent_usd']:.4g} of the budget of ${settings.budget:g} are spent"
+            return BudgetMissed(
+                f"{spent}, and one more request may exceed it: {got} of {settings.rows or found['candidates']}",
+                hint="every answer is kept; raise the budget and run the same command again",
             )
         if found["stopped"] == "rows":
-            return (
-                f"only {found['accepted']} of the {settings.rows} rows wanted: all {found['decided']} were asked about"
+            return BudgetMissed(
+                f"{got} of the {settings.rows} that are wanted: all {found['decided']} candidates were asked about",
+                hint="every answer is kept; add rows, or lower [label] rows",
             )
-    return "the run is not complete"
+    return BudgetMissed("the run is not complete", hint="run the same command again")
 
 
 def summary(ledger: Mapping[str, Any]) -> str:

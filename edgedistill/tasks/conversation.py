@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from typing import Any
 
@@ -53,6 +54,16 @@ class Conversation(Task):
     def context(self, row: Row) -> list[Message]:
         """The turns that the answer follows."""
         return list(row["messages"][:-1] if self.has_answer(row) else row["messages"])
+
+    def parts(self, row: Row) -> tuple[str, ...]:
+        """The system's words, the turns before the last one, and that.
+
+        The first as a hash: a long prompt that all rows share must not make them look alike.
+        """
+        turns = self.context(row)
+        system = "\n".join(turn["content"] for turn in turns if turn["role"] == "system")
+        *earlier, last = [turn["content"] for turn in turns if turn["role"] != "system"]
+        return hashlib.sha256(system.encode()).hexdigest(), "\n".join(earlier), last
 
     def user(self, row: Row) -> str:
         """The last turn before the answer."""

@@ -7,13 +7,18 @@ import re
 from typing import Any
 
 from edgedistill.errors import MissingExtra
-from edgedistill.tasks.task import Answer, Row, Style, Task, Unusable
+from edgedistill.tasks.task import Answer, Row, Style, Task, Unusable, whole
 
 MARK = "####"
 LONGEST = 100
-_TOWER = re.compile(r"(\^|\*\*).*(\^|\*\*)|(\^|\*\*)\W*\d{4,}|!")
-"""Powers of powers, huge exponents and factorials: working them out would take for ever."""
-_BOXED = re.compile(r"\\boxed\{([^{}]+)\}")
+_TOWER = re.compile(
+    r"(\^|\*\*).*(\^|\*\*)|!"
+    r"|(\^|\*\*)(?!\s*(?:[+-]?\d{1,3}(?![\d.])|[({]\s*[+-]?\d{1,3}(?:[./]\d{1,3})?\s*[)}]|\{?\s*\\circ))"
+)
+"""Powers of powers, exponents that are no small number, and factorials: working them out would take for ever."""
+_BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})+)\}")
+_SCIENTIFIC = re.compile(r"(\d)[eE]([+-]?\d{1,3})\b")
+_LATEX = re.compile(r"\^\{|\\(?:sqrt|times|cdot|pi)")
 
 
 class Math(Task):
@@ -46,9 +51,9 @@ class Math(Task):
                 raise Unusable(f"no final answer after {MARK}")
             working, final = text, boxed[-1]
         line = final.strip().split("\n")[0].strip()
-        if not _parsed(line):
+        if not _parsed(whole(line)):
             raise Unusable(f"{line[:40]!r} after {MARK} is no number")
-        return Answer(value=f"{MARK} {line}", rationale=working.strip() or None)
+        return Answer(value=f"{MARK} {line}", rationale=whole(working.strip()) or None)
 
     def verify(self, answer: Answer, row: Row) -> str | None:
         """Right when math-verify finds it equal to the answer that the row came with."""
@@ -78,11 +83,24 @@ def same(answer: str, reference: str) -> bool:
 
 def _parsed(text: str) -> list[Any]:
     """The numbers that math-verify reads in a text; none in one that is too long or a tower of powers."""
-    if len(text) > LONGEST or _TOWER.search(text):
+    if len(text) > LONGEST:
         return []
-    parse = _math_verify().parse
-    found: list[Any] = parse(text.replace(",", "").rstrip("."), parsing_timeout=None)
+    text = _plain(text)
+    if _TOWER.search(text):
+        return []
+    found: list[Any] = _math_verify().parse(text, parsing_timeout=None)
     return found
+
+
+def _plain(text: str) -> str:
+    """A number without what would make math-verify read half of it: bold type, separators, LaTeX without its signs."""
+    text = text.strip().replace(",", "").replace("\N{MINUS SIGN}", "-").replace("\\$", "").rstrip(".")
+    if text.startswith("**"):
+        text = text.strip("*")
+    text = _SCIENTIFIC.sub(r"\1*10^(\2)", text)
+    if _LATEX.search(text) and not re.search(r"[A-Za-z%]", re.sub(r"\\[A-Za-z]+", "", text)):
+        text = f"${text.replace('$', '')}$"
+    return text
 
 
 def _math_verify() -> Any:

@@ -9,6 +9,7 @@ A task that needs more than a class attribute overrides the method; see the othe
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,9 @@ ANSWER = "answer"
 THINK = "First think in one or two short sentences, then answer."
 AS_JSON = 'Reply with one JSON object and nothing else: {"answer": ...}'
 AS_JSON_WITH_RATIONALE = 'Reply with one JSON object and nothing else: {"rationale": "...", "answer": ...}'
+BRACES = 1000
+"""Places where an object may begin that are tried; a megabyte of braces would take minutes."""
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class Unusable(Exception):
@@ -75,15 +79,20 @@ class Task:
         for field in self.inputs:
             if reason := text_problem(row, field):
                 return reason
-        return text_problem(row, self.target) if row.get(self.target) is not None else None
+        return text_problem(row, self.target) if Task.has_answer(self, row) else None
 
     def has_answer(self, row: Row) -> bool:
-        """Whether the row came with the field that a teacher would supply."""
-        return row.get(self.target) is not None
+        """Whether the row came with the field that a teacher would supply. A CSV file has it, empty, in every row."""
+        value = row.get(self.target)
+        return bool(value.strip()) if isinstance(value, str) else value is not None
 
     def gold(self, row: Row) -> str | None:
         """The answer that the row came with."""
-        return str(row[self.target]) if self.has_answer(row) else None
+        return str(row[self.target]).strip() if self.has_answer(row) else None
+
+    def parts(self, row: Row) -> tuple[str, ...]:
+        """What a row asks, in parts. Two rows ask nearly the same only if each part is nearly the same."""
+        return tuple(str(row[field]) for field in self.inputs)
 
     def messages(self, row: Row, style: Style) -> tuple[Message, ...]:
         """The whole prompt for a row."""
@@ -151,7 +160,9 @@ class Task:
 
 def fill(template: str, row: Row, style: Style) -> str:
     """Fills `{labels}` and fields of the row into a template; braces around anything else stay as they are."""
-    values = {"labels": ", ".join(style.labels)} | {key: str(value) for key, value in row.items()}
+    values = {key: str(value) for key, value in row.items()}
+    if style.labels or "labels" not in values:
+        values["labels"] = ", ".join(style.labels)
     return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), template)
 
 
@@ -174,9 +185,10 @@ def json_object(text: str) -> dict[str, Any]:
         Unusable: there is no complete object.
     """
     decoder = json.JSONDecoder(strict=False)  # grammars let raw line breaks into strings
-    for start in (found.start() for found in re.finditer(r"\{", text)):
+    for start in (found.start() for found in itertools.islice(re.finditer(r"\{", text), BRACES)):
         try:
             value, _ = decoder.raw_decode(text, start)
+            whole(json.dumps(value, ensure_ascii=False))
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
@@ -190,18 +202,32 @@ def label_of(text: str, labels: Sequence[str]) -> str:
     Raises:
         Unusable: it names none of them.
     """
-    plain = text.strip().strip("\"'`.").casefold()
+    bare = text.strip()
+    if bare in labels:
+        return bare
+    plain = _plain(bare)
     for label in labels:
-        if plain in (label.casefold(), label.replace("_", " ").casefold()):
+        if plain == _plain(label):
             return label
     raise Unusable(f"{text[:40]!r} is not one of the {len(labels)} labels")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("_", " ").strip(" \t\n\"'`.").casefold().split())
 
 
 def not_empty(text: str) -> str:
     """The text without surrounding space. Raises Unusable when nothing is left."""
     if not text.strip():
         raise Unusable("the answer is empty")
-    return text.strip()
+    return whole(text.strip())
+
+
+def whole(text: str) -> str:
+    """The text. Raises Unusable when half a character is in it, which JSON can write and a file cannot hold."""
+    if _SURROGATE.search(text):
+        raise Unusable("the answer has a lone surrogate")
+    return text
 
 
 def text_problem(row: Row, field: str) -> str | None:

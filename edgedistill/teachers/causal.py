@@ -44,8 +44,9 @@ def check(folder: Path) -> list[Path]:
                 hint=f"call the file {WEIGHTS}, or the list of files {INDEX}",
             )
     weights = sorted(folder.glob("*.safetensors"))
-    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():  # transformers looks in this order too
-        weights = _listed(folder)
+    if (folder / INDEX).is_file():
+        single = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []  # which transformers prefers to the index
+        weights = [*single, *_listed(folder)]
     if not weights:
         pickled = sorted(path.name for suffix in PICKLED for path in folder.glob(f"*{suffix}"))
         if pickled:

@@ -71,9 +71,9 @@ def test_a_budget_that_runs_out_is_exit_status_3_and_a_goal_beyond_the_rows_too(
     with Endpoint().running() as endpoint:
         (project / "edgedistill.toml").write_text(CONFIG.format(url=endpoint.url))
         poor = edgedistill(project, "label", "--budget", "0.004")
-        assert (poor.returncode, "the budget of $0.004 is used up" in poor.stderr) == (3, True)
+        assert (poor.returncode, "of the budget of $0.004 are spent" in poor.stderr) == (3, True)
         many = edgedistill(project, "label", "--rows", "50")
-        assert (many.returncode, "only 40 of the 50 rows wanted" in many.stderr) == (3, True)
+        assert (many.returncode, "40 rows of all accepted of the 50 that are wanted" in many.stderr) == (3, True)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,30 @@ def test_wrong_input_is_one_clear_error(project: Path, arguments: list[str], sai
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_budget_below_one_request_is_said(project: Path) -> None:
+    (project / "edgedistill.toml").write_text(CONFIG.format(url="http://127.0.0.1:9/v1"))
+    done = edgedistill(project, "label", "--budget", "0.000001")
+    assert (done.returncode, "less than one request may cost" in done.stderr) == (3, True)
+
+
+def test_an_estimate_needs_no_key_and_a_plan_asks_nothing(project: Path) -> None:
+    with Endpoint().running() as endpoint:
+        (project / "edgedistill.toml").write_text(CONFIG.format(url=endpoint.url))
+        assert edgedistill(project, "label", "--estimate", key="").returncode == 0
+        plan = edgedistill(project, "plan", "--target", "raspberrypi")
+        assert (plan.returncode, "a plan asks no teacher" in plan.stderr) == (2, True)
+        assert not endpoint.keys
+
+
+def test_a_key_that_stands_in_the_file_is_not_shown(project: Path) -> None:
+    for line in ('key = "sk-abc123"', 'key_env = "sk-abc123"'):
+        (project / "edgedistill.toml").write_text(CONFIG.format(url="http://x").replace('key_env = "SOME_KEY"', line))
+        done = edgedistill(project, "label")
+        assert done.returncode == 2
+        assert "sk-abc123" not in done.stderr
+        assert "the NAME of the variable" in done.stderr
 
 
 def test_a_missing_key_is_named(project: Path) -> None:

@@ -189,6 +189,23 @@ def test_a_training_row_that_nearly_equals_a_test_row_leaves_training(tmp_path: 
     assert kept == ["something else", "a third"]
 
 
+def test_of_two_rows_that_ask_the_same_the_answered_one_stays(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    asked = "kill the lights in the garage"
+    data = write(tmp_path, train=[{"text": asked}, {"text": asked + "!", "label": "light_off"}, {"text": "other"}])
+    found = gather.gather(find("classification"), data, Gates(), tmp_path / "work", silent)
+    kept = [candidate.row for candidate in gather.candidates(found.files["train"])]
+    assert kept == [{"text": asked + "!", "label": "light_off"}, {"text": "other"}]
+    assert [(one.line, one.reason) for one in found.rejected] == [(1, "duplicate: nearly the same as train:2")]
+
+
+def test_fields_that_may_be_the_answer_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    data = write(tmp_path, train=[{"text": "hi", "intent": "greet"}])
+    found = gather.gather(find("classification"), data, Gates(), tmp_path / "work", silent)
+    assert (found.answered, found.other_fields) == (0, {"intent"})
+
+
 def test_bad_rows_are_named_and_too_many_stop(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     good = [{"text": f"text number {n}"} for n in range(9)]

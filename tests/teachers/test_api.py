@@ -1,309 +1,564 @@
-"""Teachers behind endpoints: what is sent, how answers and failures are read. Against a real server on loopback."""
+"""Endpoints as they are: what they are sent, what their refusals change, and what becomes of each way to fail."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import email.utils
 import json
+import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import traceback
 from typing import Any
 
 import pytest
 
 from edgedistill.config import LabelTeacher
-from edgedistill.errors import InputError
+from edgedistill.errors import EdgeDistillError, InputError
 from edgedistill.teachers.answerer import Broken, Busy, Declined, Failure
-from edgedistill.teachers.api import Anthropic, OpenAI, retry_after
-from edgedistill.types import Ask, Reply
+from edgedistill.teachers.api import Anthropic, OpenAI
+from edgedistill.teachers.http import retry_after
+from tests.teachers.asks import SCHEMA, answers, ask, reply
+from tests.teachers.endpoint import Answer, Cut, Script, Seen, completion, message, refused, serving
 
-KEY = "sk-planted-77aa"
-SCHEMA = {"type": "object", "properties": {"answer": {"enum": ["on", "off"]}}, "required": ["answer"]}
-TURNS = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "On or off?"})
-COMPLETION = {
-    "id": "c-1",
-    "choices": [{"message": {"role": "assistant", "content": '{"answer": "on"}'}, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 11, "completion_tokens": 5},
-}
-MESSAGE = {
-    "id": "m-1",
-    "content": [{"type": "tool_use", "name": "answer", "input": {"answer": "on"}}],
-    "stop_reason": "tool_use",
-    "usage": {"input_tokens": 12, "output_tokens": 6},
-}
-Answer = tuple[int, dict[str, str], bytes] | Callable[[dict[str, Any]], tuple[int, dict[str, str], bytes]]
+KEY = "sk-not-for-anybody-0123456789"
+ENVIRONMENT = {"TEACHER_KEY": KEY}
+TOOL_USED = {"type": "tool_use", "id": "t-1", "name": "answer", "input": {"answer": "door"}}
 
 
-class Scripted(ThreadingHTTPServer):
-    """Answers with what a test says, in order, the last again and again; keeps what it was sent."""
-
-    daemon_threads = True
-    script: list[Answer]
-    seen: list[dict[str, Any]]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
+def openai(url: str | None, environment: dict[str, str] | None = None, **settings: Any) -> OpenAI:
+    named = {"kind": "openai", "model": "big", "base_url": url, **settings}
+    return OpenAI(LabelTeacher.model_validate(named), ENVIRONMENT if environment is None else environment)
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One request."""
-
-    protocol_version = "HTTP/1.1"
-    server: Scripted
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append(
-            {"path": self.path, "headers": {k.lower(): v for k, v in self.headers.items()}, "body": body}
-        )
-        answer = self.server.script.pop(0) if len(self.server.script) > 1 else self.server.script[0]
-        status, more, content = answer(body) if callable(answer) else answer
-        if status == 0:  # hang up in the middle
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        self.send_response(status)
-        for name, value in more.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", more.get("X-Length", str(len(content))))
-        self.end_headers()
-        with contextlib.suppress(BrokenPipeError):  # who asked has gone
-            self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        pass
+def anthropic(url: str | None, **settings: Any) -> Anthropic:
+    named = {"kind": "anthropic", "model": "claude", "base_url": url, "key_env": "TEACHER_KEY", **settings}
+    return Anthropic(LabelTeacher.model_validate(named), ENVIRONMENT)
 
 
-@pytest.fixture
-def server() -> Iterator[Scripted]:
-    made = Scripted(("127.0.0.1", 0), Handler)
-    made.script, made.seen = [good()], []
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
+def failure_of(*script: Script, **settings: Any) -> Exception:
+    """What a request to a scripted endpoint raises."""
+    with serving(*script) as endpoint, pytest.raises((Failure, EdgeDistillError)) as caught:
+        reply(openai(endpoint.url, key_env="TEACHER_KEY", **settings), ask())
+    return caught.value
 
 
-def good(content: dict[str, Any] = COMPLETION) -> tuple[int, dict[str, str], bytes]:
-    return 200, {}, json.dumps(content).encode()
+def test_a_request_says_the_model_the_messages_and_the_limits_and_its_answer_is_read() -> None:
+    with serving(completion("a door")) as endpoint:
+        found = reply(openai(endpoint.url + "/"), ask("what opens?", system="Be short.", temperature=0.5))
+    (seen,) = endpoint.seen
+    assert (seen.method, seen.path, seen.query) == ("POST", "/v1/chat/completions", {})
+    assert seen.headers["Content-Type"] == "application/json"
+    assert seen.json == {
+        "model": "big",
+        "messages": [{"role": "system", "content": "Be short."}, {"role": "user", "content": "what opens?"}],
+        "max_tokens": 16,
+        "temperature": 0.5,
+    }
+    assert (found.text, found.finish, found.id) == ("a door", "stop", "c-1")
+    assert (found.prompt_tokens, found.completion_tokens) == (11, 3)
 
 
-def refusal(said: str, status: int = 400) -> tuple[int, dict[str, str], bytes]:
-    return status, {}, json.dumps({"error": {"message": said}}).encode()
+def test_a_request_carries_its_name_so_that_an_endpoint_can_tell_it_was_sent_before() -> None:
+    with serving(completion()) as endpoint:
+        reply(openai(endpoint.url), ask())
+    assert endpoint.seen[0].headers["Idempotency-Key"] == ask().key
 
 
-def teacher(server: Scripted, kind: Any = "openai", **more: Any) -> OpenAI | Anthropic:
-    url = server.url if kind == "openai" else server.url.removesuffix("/v1")
-    settings = LabelTeacher(kind=kind, model="big", base_url=url, key_env="A_KEY", **{"timeout_s": 5, **more})
-    return (OpenAI if kind == "openai" else Anthropic)(settings, {"A_KEY": KEY})
+STRICT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
+LOOSE = {"type": "json_object", "schema": SCHEMA}
+JSON = {"type": "json_object"}
 
 
-def answer(one: OpenAI | Anthropic, *, schema: dict[str, Any] | None = SCHEMA) -> Reply:
-    ask = Ask(key="k1", messages=TURNS, schema=schema, max_tokens=20, temperature=0.0)
-
-    async def go() -> Reply:
-        try:
-            (reply,) = await one.answer([ask])
-        finally:
-            await one.close()
-        assert isinstance(reply, Reply)
-        return reply
-
-    return asyncio.run(go())
-
-
-def test_a_request_is_what_openai_documents(server: Scripted) -> None:
-    reply = answer(teacher(server))
-    assert (reply.text, reply.finish, reply.prompt_tokens, reply.completion_tokens) == (
-        '{"answer": "on"}',
-        "stop",
-        11,
-        5,
-    )
-    (seen,) = server.seen
-    assert seen["path"] == "/v1/chat/completions"
-    assert seen["headers"]["authorization"] == f"Bearer {KEY}"
-    assert seen["headers"]["idempotency-key"] == "k1"
-    body = seen["body"]
-    assert (body["model"], body["temperature"], body["max_tokens"]) == ("big", 0.0, 20)
-    assert body["messages"] == list(TURNS)
-    assert body["response_format"]["json_schema"] == {"name": "answer", "schema": SCHEMA, "strict": True}
+@pytest.mark.parametrize(
+    ("structured", "form", "enforced"),
+    [
+        ("auto", STRICT, True),
+        ("json_schema", STRICT, True),
+        ("schema", LOOSE, True),
+        ("json_object", JSON, True),
+        ("none", None, False),
+    ],
+)
+def test_the_form_of_an_answer_is_asked_for_as_the_settings_say(structured: str, form: Any, enforced: bool) -> None:
+    with serving(completion()) as endpoint:
+        teacher = openai(endpoint.url, structured=structured)
+        reply(teacher, ask(schema=SCHEMA))
+        reply(teacher, ask())
+    assert [body.get("response_format") for body in endpoint.bodies] == [form, None]
+    assert teacher.enforces is enforced
 
 
-def test_azure_takes_its_key_in_a_header_of_its_own_and_its_version_in_the_address(server: Scripted) -> None:
-    answer(teacher(server, key_header="api-key", query={"api-version": "2024-10-21"}))
-    assert server.seen[0]["headers"]["api-key"] == KEY
-    assert "authorization" not in server.seen[0]["headers"]
-    assert server.seen[0]["path"].endswith("/chat/completions?api-version=2024-10-21")
+def takes(*forms: Any, status: int = 400) -> Script:
+    """An endpoint that knows only these forms."""
+
+    def answer(seen: Seen) -> Answer:
+        if seen.json.get("response_format") in forms:
+            return completion()
+        return refused(status, "Invalid parameter: 'response_format' is not supported with this model")
+
+    return answer
 
 
-def test_a_form_that_the_endpoint_does_not_know_is_replaced_by_the_next_and_remembered(server: Scripted) -> None:
-    def only_plain(body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-        return refusal("response_format is not supported", 500) if "response_format" in body else good()
+@pytest.mark.parametrize("status", [400, 422, 500])
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [(LOOSE, [STRICT, LOOSE]), (JSON, [STRICT, LOOSE, JSON]), (None, [STRICT, LOOSE, JSON, None])],
+    ids=["schema", "json_object", "none"],
+)
+def test_an_endpoint_that_refuses_a_form_is_asked_the_next_way_from_then_on(
+    status: int, known: Any, expected: list[Any]
+) -> None:
+    with serving(takes(known, status=status)) as endpoint:
+        teacher = openai(endpoint.url)
+        assert reply(teacher, ask(schema=SCHEMA)).text == "yes"
+        assert reply(teacher, ask("again", schema=SCHEMA)).text == "yes"
+    assert [body.get("response_format") for body in endpoint.bodies] == [*expected, known]
+    assert teacher.enforces is (known is not None)
 
-    server.script = [only_plain]
-    one = teacher(server)
 
-    async def twice() -> None:
-        ask = Ask(key="k", messages=TURNS, schema=SCHEMA, max_tokens=20, temperature=0.0)
-        await one.answer([ask])
-        await one.answer([ask])
-        await one.close()
+def test_a_form_that_was_asked_for_by_name_is_never_given_up() -> None:
+    with serving(takes(None)) as endpoint, pytest.raises(Declined, match="response_format"):
+        reply(openai(endpoint.url, structured="json_schema"), ask(schema=SCHEMA))
+    assert len(endpoint.seen) == 1
 
-    asyncio.run(twice())
-    forms = [(seen["body"].get("response_format") or {}).get("type") for seen in server.seen]
-    assert forms == ["json_schema", "json_object", "json_object", None, None]
-    assert not one.enforces
+
+def test_two_requests_that_are_refused_together_give_up_one_form_and_not_two() -> None:
+    together = threading.Barrier(2, timeout=10)
+
+    def refuse(seen: Seen) -> Answer:
+        together.wait()
+        return refused(400, "response_format: json_schema is not supported")
+
+    with serving(refuse, refuse, takes(LOOSE)) as endpoint:
+        teacher = openai(endpoint.url)
+
+        async def both() -> None:
+            await asyncio.gather(*(teacher.answer([ask(text, schema=SCHEMA)]) for text in ("one", "two")))
+            await teacher.close()
+
+        asyncio.run(both())
+    assert [body["response_format"] for body in endpoint.bodies] == [STRICT, STRICT, LOOSE, LOOSE]
 
 
 @pytest.mark.parametrize(
     ("said", "gone", "instead"),
     [
-        ("Unsupported value: 'temperature' does not support 0", "temperature", None),
-        ("Unsupported parameter: use 'max_completion_tokens' instead", "max_tokens", "max_completion_tokens"),
+        ("Unsupported value: 'temperature' does not support 0.0 with this model.", "temperature", None),
+        (
+            "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+            "max_tokens",
+            "max_completion_tokens",
+        ),
     ],
 )
-def test_a_parameter_that_a_model_refuses_is_left_away(
-    server: Scripted, said: str, gone: str, instead: str | None
+def test_a_parameter_that_a_model_does_not_know_is_left_away_from_then_on(
+    said: str, gone: str, instead: str | None
 ) -> None:
-    server.script = [refusal(said), good()]
-    answer(teacher(server))
-    assert gone not in server.seen[1]["body"]
-    assert instead is None or instead in server.seen[1]["body"]
+    with serving(refused(400, said), completion()) as endpoint:
+        teacher = openai(endpoint.url)
+        reply(teacher, ask())
+        reply(teacher, ask("again"))
+    assert [gone in body for body in endpoint.bodies] == [True, False, False]
+    if instead is not None:
+        assert [body.get(instead) for body in endpoint.bodies] == [None, 16, 16]
 
 
-def test_extra_values_override_ours(server: Scripted) -> None:
-    answer(teacher(server, extra={"max_completion_tokens": 9, "seed": 3}))
-    body = server.seen[0]["body"]
-    assert (body["max_completion_tokens"], body["seed"], "max_tokens" in body) == (9, 3, False)
+def test_a_model_that_refuses_everything_is_asked_a_few_times_and_then_declined() -> None:
+    said = "temperature, max_completion_tokens and response_format are wrong"
+    with serving(refused(400, said)) as endpoint, pytest.raises(Declined, match="response_format are wrong"):
+        reply(openai(endpoint.url), ask(schema=SCHEMA))
+    assert len(endpoint.seen) == 6  # as it is, without two parameters, and the three other forms
 
 
-def test_log_probabilities_are_asked_for_and_read(server: Scripted) -> None:
-    tops = [{"token": "on", "logprob": -0.1}, {"token": "off", "logprob": -2.5}]
-    choice = {
-        **COMPLETION["choices"][0],
-        "logprobs": {"content": [{"token": "on", "logprob": -0.1, "top_logprobs": tops}]},
-    }  # type: ignore[index]
-    server.script = [good({**COMPLETION, "choices": [choice]})]
-    reply = answer(teacher(server, logprobs=2))
-    assert (server.seen[0]["body"]["logprobs"], server.seen[0]["body"]["top_logprobs"]) == (True, 2)
-    assert reply.tokens == ("on",)
-    assert reply.top_logprobs == ({"on": -0.1, "off": -2.5},)
+def test_the_first_party_endpoint_gets_the_newer_name_of_the_limit() -> None:
+    body = openai(None, key_env="TEACHER_KEY").body(ask())
+    assert body["max_completion_tokens"] == 16
+    assert "max_tokens" not in body
 
 
-@pytest.mark.parametrize(
-    ("choice", "finish"),
-    [
-        ({"message": {"content": "x"}, "finish_reason": "length"}, "length"),
-        ({"message": {"content": ""}, "finish_reason": "content_filter"}, "refusal"),
-        ({"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"}, "refusal"),
-        ({"message": {"content": "x"}, "finish_reason": "stop"}, "stop"),
-    ],
-)
-def test_why_an_answer_ended_is_kept(server: Scripted, choice: dict[str, Any], finish: str) -> None:
-    server.script = [good({"choices": [choice]})]
-    assert answer(teacher(server)).finish == finish
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+def test_what_the_settings_add_comes_before_what_we_say(limit: str) -> None:
+    extra = {limit: 99, "temperature": 1.0, "thinking": {"type": "disabled"}}
+    body = openai("http://127.0.0.1:1/v1", extra=extra).body(ask())
+    assert body == {"model": "big", "messages": list(ask().messages), **extra}
 
 
-@pytest.mark.parametrize(
-    ("script", "failure", "said"),
-    [
-        ((500, {}, b"oops"), Broken, "status 500: oops"),
-        ((200, {}, b'{"id": "x", "cho'), Broken, "not complete JSON"),
-        ((200, {}, b"[1]"), Broken, "no JSON object"),
-        ((200, {}, b'{"choices": []}'), Broken, "no chat completion"),
-        ((200, {}, b'{"error": {"message": "overloaded"}}'), Broken, "overloaded"),
-        ((0, {}, b""), Broken, "connection broke"),
-        ((200, {"X-Length": "900"}, b'{"choices"'), Broken, "within"),
-        ((422, {}, b'{"error": {"message": "too long"}}'), Declined, "status 422: too long"),
-        ((429, {"Retry-After": "7"}, b""), Busy, "status 429"),
-        ((503, {}, b""), Busy, "status 503"),
-    ],
-)
-def test_each_failure_has_its_kind(server: Scripted, script: Answer, failure: type[Failure], said: str) -> None:
-    server.script = [script]
-    with pytest.raises(failure, match=said) as raised:
-        answer(teacher(server, timeout_s=1.0))
-    if isinstance(raised.value, Busy):
-        assert raised.value.wait_s == (7.0 if "429" in said else None)
+def test_azure_gets_its_own_header_and_the_version_in_the_query() -> None:
+    with serving(completion()) as endpoint:
+        base = f"{endpoint.url}/openai/deployments/mine"
+        query = {"api-version": "2024-10-21"}
+        reply(openai(base, key_env="TEACHER_KEY", key_header="api-key", query=query), ask())
+    (seen,) = endpoint.seen
+    assert (seen.path, seen.query) == ("/v1/openai/deployments/mine/chat/completions", query)
+    assert seen.headers["api-key"] == KEY
+    assert "Authorization" not in seen.headers
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 302])
-def test_no_access_or_a_wrong_address_stops_everything_and_the_key_is_not_told(server: Scripted, status: int) -> None:
-    server.script = [refusal(f"Incorrect API key provided: {KEY}", status)]
-    with pytest.raises(InputError) as raised:
-        answer(teacher(server))
-    assert KEY not in f"{raised.value} {raised.value.hint} {raised.value!r}"
-    assert len(server.seen) == 1
+def test_the_key_is_read_from_the_variable_that_the_settings_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANOTHER_KEY", f" {KEY}\n")
+    settings = {"kind": "openai", "model": "big", "key_env": "ANOTHER_KEY"}
+    with serving(completion()) as endpoint:
+        reply(OpenAI(LabelTeacher.model_validate({**settings, "base_url": endpoint.url})), ask())
+    assert endpoint.seen[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
-def test_a_hanging_endpoint_is_given_up_after_the_time_asked_for(server: Scripted) -> None:
-    def hang(body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-        time.sleep(1.5)
-        return good()
-
-    server.script = [hang]
-    with pytest.raises(Broken, match=r"no answer within 0\.3 s") as raised:
-        answer(teacher(server, timeout_s=0.3))
-    assert raised.value.charged
+def test_an_endpoint_without_a_key_is_sent_none() -> None:
+    with serving(completion()) as endpoint:
+        reply(openai(endpoint.url), ask())
+    assert "Authorization" not in endpoint.seen[0].headers
 
 
-def test_a_key_comes_from_the_environment_and_its_absence_is_named() -> None:
-    settings = LabelTeacher(kind="openai", model="gpt-4o", key_env="NOT_SET_HERE")
-    with pytest.raises(InputError, match="NOT_SET_HERE is not set"):
-        OpenAI(settings, {})
+@pytest.mark.parametrize("environment", [{"OTHER": "x"}, {"TEACHER_KEY": ""}, {"TEACHER_KEY": " \n"}])
+def test_a_variable_that_is_not_set_is_named(environment: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="TEACHER_KEY is not set"):
+        openai("http://127.0.0.1:1/v1", environment, key_env="TEACHER_KEY")
+
+
+def test_a_vendor_without_a_key_is_refused_before_anything_is_sent() -> None:
     with pytest.raises(InputError, match="has no key_env"):
-        OpenAI(LabelTeacher(kind="openai", model="gpt-4o"), {})
-    assert KEY not in repr(vars(LabelTeacher(kind="openai", model="x", key_env="A_KEY")))
+        openai(None)
+    with pytest.raises(InputError, match="has no key_env"):
+        anthropic(None, key_env=None)
 
 
-def test_anthropic_gets_the_system_message_apart_and_the_form_as_a_tool(server: Scripted) -> None:
-    server.script = [good(MESSAGE)]
-    reply = answer(teacher(server, "anthropic"))
-    assert (json.loads(reply.text), reply.prompt_tokens, reply.completion_tokens) == ({"answer": "on"}, 12, 6)
-    (seen,) = server.seen
-    assert (seen["path"], seen["headers"]["x-api-key"]) == ("/v1/messages", KEY)
-    assert seen["headers"]["anthropic-version"]
-    assert (seen["body"]["system"], seen["body"]["messages"]) == ("Be brief.", [TURNS[1]])
-    assert seen["body"]["tool_choice"] == {"type": "tool", "name": "answer"}
-    assert seen["body"]["tools"][0]["input_schema"] == SCHEMA
+@pytest.mark.parametrize("padding", [0, 274, 310])
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "text"])
+@pytest.mark.parametrize("status", [200, 307, 400, 401, 404, 418, 429, 500])
+def test_the_key_is_in_no_error_whatever_the_server_echoes(status: int, as_json: bool, padding: int) -> None:
+    said = "x" * padding + f"you sent Bearer {KEY} and that is wrong"
+    body = {"error": {"message": said}} if as_json else said.encode()
+    error = failure_of((status, {"X-Echo": KEY}, body))
+    shown = "".join(traceback.format_exception(error)) + repr(error) + str(getattr(error, "hint", ""))
+    for length in (8, len(KEY)):
+        assert KEY[:length] not in shown
 
 
-def test_a_claude_that_takes_no_tool_choice_is_asked_for_a_format(server: Scripted) -> None:
-    text = {"content": [{"type": "text", "text": '{"answer": "off"}'}], "stop_reason": "end_turn", "usage": {}}
-    server.script = [refusal("tool_choice: not supported"), refusal("temperature is deprecated"), good(text)]
-    assert json.loads(answer(teacher(server, "anthropic")).text) == {"answer": "off"}
-    assert server.seen[-1]["body"]["output_config"]["format"]["schema"] == SCHEMA
-    assert "temperature" not in server.seen[-1]["body"]
-
-
-@pytest.mark.parametrize(("reason", "finish"), [("max_tokens", "length"), ("refusal", "refusal"), ("end_turn", "stop")])
-def test_why_a_claude_stopped_is_kept(server: Scripted, reason: str, finish: str) -> None:
-    server.script = [good({"content": [{"type": "text", "text": "x"}], "stop_reason": reason})]
-    assert answer(teacher(server, "anthropic"), schema=None).finish == finish
-
-
-def test_an_overloaded_claude_is_busy(server: Scripted) -> None:
-    server.script = [(529, {}, b'{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}')]
-    with pytest.raises(Busy, match="status 529: Overloaded"):
-        answer(teacher(server, "anthropic"))
+def test_the_key_is_in_nothing_that_a_teacher_shows_of_itself() -> None:
+    for teacher in (openai("http://127.0.0.1:1/v1", key_env="TEACHER_KEY"), anthropic("http://127.0.0.1:1")):
+        shown = f"{teacher!r} {teacher} {teacher.http!r} {teacher.settings!r} {teacher.identity} {teacher.name}"
+        assert KEY not in shown
 
 
 @pytest.mark.parametrize(
-    ("value", "least", "most"),
-    [("3", 3, 3), ("0.5", 0.5, 0.5), ("-4", 0, 0), ("Wed, 21 Oct 2099 07:28:00 GMT", 1e9, 1e10)],
+    ("status", "kind", "match"),
+    [
+        (400, Declined, "status 400: no, thanks"),
+        (413, Declined, "status 413"),
+        (418, Declined, "status 418"),
+        (401, InputError, r"refuses access \(status 401\): no, thanks"),
+        (402, InputError, "status 402"),
+        (403, InputError, "status 403"),
+        (404, InputError, r"does not answer there \(status 404\)"),
+        (302, InputError, "status 302"),
+        (408, Broken, "status 408"),
+        (409, Broken, "status 409"),
+        (500, Broken, "status 500"),
+        (502, Broken, "status 502"),
+        (504, Broken, "status 504"),
+        (599, Broken, "status 599"),
+        (429, Busy, "status 429: no, thanks"),
+        (503, Busy, "status 503"),
+        (529, Busy, "status 529"),
+    ],
 )
-def test_retry_after_is_seconds_or_a_date(value: str, least: float, most: float) -> None:
-    found = retry_after(value)
-    assert found is not None
-    assert least <= found <= most
+def test_a_status_says_whether_to_ask_again(status: int, kind: type[Exception], match: str) -> None:
+    error = failure_of(refused(status, "no,\n  thanks"))
+    assert type(error) is kind
+    assert re.search(match, str(error))
+    assert not getattr(error, "charged", False)
 
 
-@pytest.mark.parametrize("value", [None, "", "soon", "nan", "inf"])
-def test_a_retry_after_that_says_nothing_is_none(value: str | None) -> None:
-    assert retry_after(value) is None
+def test_a_key_that_is_refused_says_where_it_came_from() -> None:
+    error = failure_of(refused(401, "bad key"))
+    assert isinstance(error, InputError)
+    assert "TEACHER_KEY" in str(error.hint)
+
+
+@pytest.mark.parametrize(("header", "wait_s"), [("7", 7.0), ("0.25", 0.25), (None, None), ("soon", None)])
+def test_a_busy_endpoint_says_how_long_to_wait_in_seconds(header: str | None, wait_s: float | None) -> None:
+    error = failure_of((429, {} if header is None else {"Retry-After": header}, b"slow down"))
+    assert isinstance(error, Busy)
+    assert error.wait_s == wait_s
+
+
+def test_a_busy_endpoint_says_how_long_to_wait_as_a_date() -> None:
+    when = email.utils.formatdate(time.time() + 60, usegmt=True)
+    error = failure_of((429, {"retry-after": when}, b"slow down"))
+    assert isinstance(error, Busy)
+    assert error.wait_s == pytest.approx(60, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("12", 12.0),
+        ("-1", 0.0),
+        ("nan", None),
+        ("inf", None),
+        ("1e999", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
+        ("Wed, 99 Oct 2099 07:28:00 GMT", None),
+        ("in a minute", None),
+    ],
+)
+def test_a_time_to_wait_is_never_negative_and_never_endless(value: str | None, expected: float | None) -> None:
+    assert retry_after(value) == expected
+
+
+def test_a_date_in_the_future_is_turned_into_seconds_from_now() -> None:
+    when = email.utils.parsedate_to_datetime("Wed, 21 Oct 2099 07:28:00 GMT").timestamp()
+    assert retry_after("Wed, 21 Oct 2099 07:28:00 GMT") == pytest.approx(when - time.time(), abs=5)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b'{"id": "c-1", "choices": [{"mess',
+        b"<html>hello</html>",
+        b"\xff\xfe\x00",
+        b"[" * 200_000,
+        [],
+        7,
+        None,
+        {},
+        {"object": "list", "data": []},
+        {"choices": []},
+        {"choices": None},
+        {"choices": {}},
+        {"choices": [None]},
+        {"choices": [{}]},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": "yes"}]},
+        {"choices": [{"message": {"content": ["yes"]}}]},
+        {"choices": [{"message": {"content": "yes"}}], "usage": [1]},
+        {"choices": [{"message": {"content": "yes"}}], "usage": {"prompt_tokens": "many"}},
+        b'{"choices": [{"message": {"content": "yes"}}], "usage": {"prompt_tokens": 1e999}}',
+        {"choices": [{"message": {"content": "yes"}, "logprobs": {"content": [{"logprob": -1}]}}]},
+        {"choices": [{"message": {"content": "yes"}, "logprobs": {"content": [{"token": "a", "logprob": "x"}]}}]},
+    ],
+    ids=lambda body: str(body)[:20],
+)
+def test_an_answer_that_cannot_be_read_is_broken_and_may_have_been_paid_for(body: Any) -> None:
+    error = failure_of((200, {}, body))
+    assert type(error) is Broken
+    assert error.charged
+
+
+def test_an_error_with_the_status_of_success_is_broken_and_was_not_paid_for() -> None:
+    error = failure_of((200, {}, {"error": {"message": "no worker is free"}}))
+    assert type(error) is Broken
+    assert "no worker is free" in str(error)
+    assert not error.charged
+
+
+def test_a_connection_that_is_refused_is_broken_and_names_the_host() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(Broken, match=f"cannot connect to 127.0.0.1:{port}") as caught:
+        reply(openai(f"http://127.0.0.1:{port}/v1"), ask())
+    assert not caught.value.charged
+
+
+@pytest.mark.parametrize("start", [b"", b'{"id": "c-1", "choices": [{"mess'], ids=["before", "in the middle"])
+def test_a_connection_that_breaks_is_broken_and_may_have_been_paid_for(start: bytes) -> None:
+    error = failure_of((200, {}, Cut(start)))
+    assert type(error) is Broken
+    assert "the connection broke" in str(error)
+    assert error.charged
+
+
+def test_an_answer_that_takes_too_long_is_broken_and_may_have_been_paid_for() -> None:
+    asked_enough = threading.Event()
+
+    def slow(seen: Seen) -> Answer:
+        asked_enough.wait(10)
+        return completion()
+
+    started = time.monotonic()
+    with serving(slow) as endpoint:
+        with pytest.raises(Broken, match=r"no answer within 0\.2 s") as caught:
+            reply(openai(endpoint.url, timeout_s=0.2), ask())
+        asked_enough.set()
+    assert caught.value.charged
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_so_the_key_goes_nowhere_else(status: int) -> None:
+    with serving(completion()) as elsewhere:
+        error = failure_of((status, {"Location": elsewhere.url + "/chat/completions"}, b""))
+        assert type(error) is InputError
+        assert elsewhere.seen == []
+
+
+def test_log_probabilities_are_asked_for_and_read() -> None:
+    top = [{"token": "yes", "logprob": -0.1}, {"token": "no", "logprob": -3}]
+    content = [
+        {"token": "yes", "logprob": -0.1, "top_logprobs": top},
+        {"token": ".", "logprob": -0.5, "top_logprobs": []},
+    ]
+    with serving(completion("yes.", logprobs={"content": content})) as endpoint:
+        teacher = openai(endpoint.url, logprobs=2)
+        found = reply(teacher, ask())
+    assert (endpoint.bodies[0]["logprobs"], endpoint.bodies[0]["top_logprobs"]) == (True, 2)
+    assert "top-k log-probabilities" in teacher.gives
+    assert found.tokens == ("yes", ".")
+    assert found.top_logprobs == ({"yes": -0.1, "no": -3.0}, {".": -0.5})
+
+
+def test_of_two_tokens_that_are_written_alike_the_likelier_one_counts() -> None:
+    top = [{"token": "\ufffd", "logprob": -0.1}, {"token": "no", "logprob": -3}, {"token": "\ufffd", "logprob": -9}]
+    content = [{"token": "\ufffd", "logprob": -0.1, "top_logprobs": top}]
+    with serving(completion("\ufffd", logprobs={"content": content})) as endpoint:
+        found = reply(openai(endpoint.url, logprobs=3), ask())
+    assert found.top_logprobs == ({"\ufffd": -0.1, "no": -3.0},)
+
+
+@pytest.mark.parametrize("logprobs", [None, {}, {"content": None}, {"content": []}])
+def test_an_endpoint_that_gives_no_log_probabilities_still_answers(logprobs: Any) -> None:
+    with serving(completion("yes", logprobs=logprobs)) as endpoint:
+        found = reply(openai(endpoint.url, logprobs=5), ask())
+    assert (found.text, found.tokens, found.top_logprobs) == ("yes", (), ())
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [("stop", "stop"), ("length", "length"), ("content_filter", "refusal"), ("eos", "stop"), (None, "stop")],
+)
+def test_why_an_answer_ended_is_kept(reason: Any, finish: str) -> None:
+    with serving(completion("yes", finish=reason)) as endpoint:
+        assert reply(openai(endpoint.url), ask()).finish == finish
+
+
+def test_a_refusal_is_no_answer() -> None:
+    said = {"role": "assistant", "content": None, "refusal": "I cannot help with that."}
+    with serving((200, {}, {"choices": [{"message": said, "finish_reason": "stop"}]})) as endpoint:
+        found = reply(openai(endpoint.url), ask())
+    assert (found.text, found.finish, found.id) == ("I cannot help with that.", "refusal", None)
+    assert (found.prompt_tokens, found.completion_tokens) == (0, 0)
+
+
+def test_anthropic_gets_the_system_message_apart_and_its_own_headers() -> None:
+    with serving(message({"type": "text", "text": "a "}, {"type": "text", "text": "door"})) as endpoint:
+        found = reply(anthropic(endpoint.url.removesuffix("/v1")), ask("what opens?", system="Be short."))
+    (seen,) = endpoint.seen
+    assert seen.path == "/v1/messages"
+    assert seen.headers["x-api-key"] == KEY
+    assert seen.headers["anthropic-version"] == "2023-06-01"
+    assert "Authorization" not in seen.headers
+    assert seen.json == {
+        "model": "claude",
+        "messages": [{"role": "user", "content": "what opens?"}],
+        "system": "Be short.",
+        "max_tokens": 16,
+        "temperature": 0.0,
+    }
+    assert (found.text, found.finish, found.id) == ("a door", "stop", "m-1")
+    assert (found.prompt_tokens, found.completion_tokens) == (12, 4)
+
+
+def test_anthropic_is_asked_for_a_schema_by_a_tool_that_it_must_use() -> None:
+    with serving(message({"type": "text", "text": "Let me see."}, TOOL_USED, stop="tool_use")) as endpoint:
+        found = reply(anthropic(endpoint.url.removesuffix("/v1")), ask(schema=SCHEMA))
+    (body,) = endpoint.bodies
+    (tool,) = body["tools"]
+    assert tool["input_schema"] == SCHEMA
+    assert body["tool_choice"] == {"type": "tool", "name": tool["name"]}
+    assert (json.loads(found.text), found.finish) == ({"answer": "door"}, "stop")
+
+
+def test_a_claude_that_refuses_a_forced_tool_is_asked_for_the_format_from_then_on() -> None:
+    said = "tool_choice: forcing a tool is not supported by this model"
+    with serving(refused(400, said), message({"type": "text", "text": '{"answer": "door"}'})) as endpoint:
+        teacher = anthropic(endpoint.url.removesuffix("/v1"))
+        assert json.loads(reply(teacher, ask(schema=SCHEMA)).text) == {"answer": "door"}
+        reply(teacher, ask("again", schema=SCHEMA))
+    assert ["tool_choice" in body for body in endpoint.bodies] == [True, False, False]
+    for body in endpoint.bodies[1:]:
+        assert body["output_config"] == {"format": {"type": "json_schema", "schema": SCHEMA}}
+        assert "tools" not in body
+
+
+def test_a_claude_that_refuses_a_temperature_is_asked_without_one() -> None:
+    said = "temperature: only the default is supported"
+    with serving(refused(400, said), message({"type": "text", "text": "yes"})) as endpoint:
+        assert reply(anthropic(endpoint.url.removesuffix("/v1")), ask()).text == "yes"
+    assert ["temperature" in body for body in endpoint.bodies] == [True, False]
+
+
+def test_a_claude_that_refuses_for_another_reason_is_asked_once() -> None:
+    with serving(refused(400, "prompt is too long")) as endpoint, pytest.raises(Declined, match="too long"):
+        reply(anthropic(endpoint.url.removesuffix("/v1")), ask(schema=SCHEMA))
+    assert len(endpoint.seen) == 1
+
+
+def test_a_temperature_above_one_is_more_than_anthropic_takes() -> None:
+    assert anthropic("http://127.0.0.1:1").body(ask(temperature=1.7))["temperature"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("stop", "finish"),
+    [
+        ("end_turn", "stop"),
+        ("tool_use", "stop"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("refusal", "refusal"),
+    ],
+)
+def test_why_a_message_ended_is_kept(stop: str, finish: str) -> None:
+    with serving(message({"type": "text", "text": "yes"}, stop=stop)) as endpoint:
+        assert reply(anthropic(endpoint.url.removesuffix("/v1")), ask()).finish == finish
+
+
+def test_an_overloaded_anthropic_is_busy() -> None:
+    overloaded = (529, {"Retry-After": "3"}, {"type": "error", "error": {"message": "Overloaded"}})
+    with serving(overloaded) as endpoint, pytest.raises(Busy, match="Overloaded") as caught:
+        reply(anthropic(endpoint.url.removesuffix("/v1")), ask())
+    assert caught.value.wait_s == 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"content": None},
+        {"content": ["yes"]},
+        {"content": [{"type": "text"}]},
+        {"content": [{"type": "tool_use"}]},
+        {"content": [], "usage": {"input_tokens": "many"}},
+        {"choices": []},
+    ],
+    ids=str,
+)
+def test_what_is_no_message_is_broken(body: Any) -> None:
+    with serving((200, {}, body)) as endpoint, pytest.raises(Broken, match="no message") as caught:
+        reply(anthropic(endpoint.url.removesuffix("/v1")), ask())
+    assert caught.value.charged
+
+
+def test_many_requests_share_a_teacher_and_its_connections() -> None:
+    with serving(lambda seen: completion(seen.json["messages"][0]["content"])) as endpoint:
+        teacher = openai(endpoint.url)
+
+        async def many() -> list[str]:
+            found = await asyncio.gather(*(teacher.answer([ask(f"text {n}")]) for n in range(40)))
+            await teacher.close()
+            return [one.text for (one,) in found if not isinstance(one, Failure)]
+
+        assert asyncio.run(many()) == [f"text {n}" for n in range(40)]
+
+
+def test_a_teacher_that_was_closed_can_be_asked_again() -> None:
+    with serving(completion()) as endpoint:
+        teacher = openai(endpoint.url)
+        assert [one.text for _ in range(2) for one in answers(teacher, ask()) if not isinstance(one, Failure)] == [
+            "yes",
+            "yes",
+        ]
