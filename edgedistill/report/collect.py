@@ -24,6 +24,8 @@ from edgedistill.types import (
     Teacher,
 )
 
+_WHOSE = {"teacher": "teacher", "exported": "exported file"}
+
 
 def collect(
     request: Request,
@@ -121,5 +123,5 @@ def remarks(
         found.append(f"{first['recipe']} did not hold ({first['reason']}), so {exported.recipe} ships instead.")
     for subject in subjects:
         if any(isinstance(m, Measurement) and not m.stable for m in subject.measurements):
-            found.append(f"The times of the {subject.name} varied between rounds: the machine was busy.")
+            found.append(f"The times of the {_WHOSE[subject.name]} varied between rounds: the machine was busy.")
     return tuple(found)

@@ -17,7 +17,7 @@ _TOWER = re.compile(
 )
 """Powers of powers, exponents that are no small number, and factorials: working them out would take for ever."""
 _BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})+)\}")
-_SCIENTIFIC = re.compile(r"(\d)[eE]([+-]?\d{1,3})\b")
+_SCIENTIFIC = re.compile(r"(\d)[eE]([+-]?\d+)")
 _LATEX = re.compile(r"\^\{|\\(?:sqrt|times|cdot|pi)")
 
 

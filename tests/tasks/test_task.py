@@ -51,7 +51,7 @@ def test_half_a_label_or_two_are_none(said: str) -> None:
         named(said, ON_OFF.labels)
 
 
-@given(st.lists(st.text(min_size=1).map(str.strip).filter(None), min_size=1, unique=True), st.data())
+@given(st.lists(st.text(min_size=1).map(str.strip).filter(bool), min_size=1, unique=True), st.data())
 def test_every_label_is_found_by_its_own_name(labels: list[str], data: st.DataObject) -> None:
     label = data.draw(st.sampled_from(labels))
     assert named(f" {label} ", labels) == label
