@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.config import Gates
-from edgedistill.data.rows import normal
+from edgedistill.data.normal import normal
 from edgedistill.errors import InputError, MissingExtra
 from edgedistill.tasks.task import Answer, Task
 from edgedistill.types import Reply

@@ -142,9 +142,10 @@ def candidates(file: Path) -> Iterator[Candidate]:
 
 def _renamed(raw: dict[str, Any], task: Task, data: Data) -> dict[str, Any]:
     """The row under the names that the task knows; `[data] text` and `label` say what they are called in the file."""
-    if task.name != "classification":
+    if not task.has_labels:
         return raw
-    names = {data.text: "text", data.label: "label"}
+    texts = [field for field in (data.text, data.second) if field]
+    names = {**dict(zip(texts, task.inputs, strict=False)), data.label: task.target}
     # A column that is called text or label, but is not the one that was named, would take its place.
     return {names.get(key, key): value for key, value in raw.items() if key in names or key not in names.values()}
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgedistill import tasks
 from edgedistill.config import DEMO, Data, Label, Request
 from edgedistill.data.read import ALL, find_files
 from edgedistill.errors import BudgetMissed, InputError
@@ -100,7 +101,9 @@ def kept(
     output = store.get("labels", inputs, produce)
     ledger: dict[str, Any] = json.loads((output.path / LEDGER).read_text(encoding="utf-8"))
     folder = output.path / "rows.jsonl" if ALL in files else output.path
-    return request.data.model_copy(update={"folder": str(folder), "text": "text", "label": "label"}), ledger, output
+    task = tasks.find(request.task)
+    fields = dict(zip(("text", "second"), task.inputs, strict=False)) | {"label": "label"} if task.has_labels else {}
+    return request.data.model_copy(update={"folder": str(folder), **fields}), ledger, output
 
 
 def shortfall(done: Labelled, settings: Label) -> BudgetMissed:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from edgedistill.config import Data
 from edgedistill.data import smarthome
-from edgedistill.data.rows import normal, prepare, read
+from edgedistill.data.normal import normal
+from edgedistill.data.rows import prepare, read
 from edgedistill.errors import InputError
 from edgedistill.store import Store
 from edgedistill.types import SPLITS, Rows
