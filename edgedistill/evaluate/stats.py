@@ -25,6 +25,29 @@ def mean_interval(values: Floats, *, seed: int = 0) -> Estimate:
     return paired(lambda means: means[0], [values], seed=seed)
 
 
+def ratio_of_sums(sums: Floats, weights: Floats, *, seed: int = 0) -> Estimate:
+    """A mean over tokens from what each row adds up to, with the interval that comes from drawing rows, not tokens.
+
+    The tokens of a row depend on each other, so rows are what is resampled (Davison and Hinkley, 1997, section 3.8).
+
+    Args:
+        sums: of the figure over each row's tokens. Shape: [rows].
+        weights: tokens of each row. Shape: [rows].
+    """
+    return paired(lambda means: means[0] / means[1], [sums, weights], seed=seed)
+
+
+def pooled_interval(score: Callable[[Floats], Floats], counts: Floats, *, seed: int = 0) -> Estimate:
+    """A metric that is made of counts over all rows, such as BLEU or macro F1, with its bootstrap interval.
+
+    Args:
+        score: takes sums over rows, [counts] or [counts, draws], and returns one number or one a draw.
+        counts: [counts, rows].
+    """
+    rows = counts.shape[1]
+    return paired(lambda means: score(np.round(means * rows)), list(counts), seed=seed)
+
+
 def paired(statistic: Callable[[Floats], Floats], scores: Sequence[Floats], *, seed: int = 0) -> Estimate:
     """A statistic of the mean scores of several contestants, all resampled over the same rows.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
-from edgedistill.errors import MissingExtra
-from edgedistill.tasks.task import Answer, Row, Style, Task, fill
+import numpy as np
+
+from edgedistill.tasks.task import Answer, Pooled, Row, Style, Task, fill
+from edgedistill.tasks.text import bleu, bleu_counts, chrf, rouge
 from edgedistill.types import Message
 
 ROLES = ("system", "user", "assistant")
@@ -20,6 +22,7 @@ class Conversation(Task):
     inputs = ("messages",)
     target = "messages"
     max_tokens = 256
+    headline = "chrf"
     instruction = "You are a helpful assistant. Answer the user's last message in one to three sentences."
 
     def problem(self, row: Row) -> str | None:
@@ -75,17 +78,17 @@ class Conversation(Task):
 
     def score(self, answer: str, reference: str) -> float:
         """chrF, 0 to 1 (Popović, 2015)."""
-        return float(_chrf().sentence_score(answer, [reference]).score) / 100
+        return chrf(answer, reference)
+
+    def measures(self, answer: str, reference: str) -> dict[str, float]:
+        """Scores by chrF and ROUGE-L."""
+        return {"chrf": chrf(answer, reference), "rougeL": rouge(answer, reference)["rougeL"]}
+
+    def pooled(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Pooled]:
+        """BLEU, which is made of counts over all rows."""
+        counts = [bleu_counts(answer, of_row) for answer, of_row in zip(answers, references, strict=True)]
+        return {"bleu": Pooled(counts=np.array(counts, dtype=np.float64).T, score=bleu)}
 
     def apply(self, row: Row, answer: Answer) -> dict[str, Any]:
         """The context with the teacher's turn after it."""
         return {**row, "messages": [*self.context(row), {"role": "assistant", "content": answer.value}]}
-
-
-@cache
-def _chrf() -> Any:
-    try:
-        from sacrebleu.metrics.chrf import CHRF
-    except ImportError as error:
-        raise MissingExtra("sacrebleu", extra="label") from error
-    return CHRF()

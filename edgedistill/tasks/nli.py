@@ -8,7 +8,7 @@ LABELS = ("entailment", "neutral", "contradiction")
 
 
 class Nli(Task):
-    """A premise and a hypothesis in, one of three labels out. Judged by accuracy."""
+    """A premise and a hypothesis in, one of three labels out. Judged by accuracy and macro F1."""
 
     name = "nli"
     inputs = ("premise", "hypothesis")

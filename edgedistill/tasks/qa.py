@@ -19,6 +19,7 @@ class QuestionAnswering(Task):
     inputs = ("context", "question")
     target = "answer"
     max_tokens = 96
+    headline = "token_f1"
     instruction = (
         "Answer the question from the context alone. Copy the shortest piece of the context that answers it, word for "
         "word, and add nothing."
@@ -32,6 +33,10 @@ class QuestionAnswering(Task):
     def score(self, answer: str, reference: str) -> float:
         """Token F1."""
         return token_f1(answer, reference)
+
+    def measures(self, answer: str, reference: str) -> dict[str, float]:
+        """Exact match and token F1."""
+        return {"exact_match": exact_match(answer, reference), "token_f1": token_f1(answer, reference)}
 
 
 def normalized(text: str) -> list[str]:

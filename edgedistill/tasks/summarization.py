@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-from edgedistill.errors import MissingExtra
 from edgedistill.tasks.task import Answer, Row, Style, Task, Unusable, json_object, not_empty
+from edgedistill.tasks.text import chrf, rouge
 
 STEPS = 3
 """Rewrites of a chain of density. The paper takes five; its readers liked the ones from the third step best."""
@@ -19,6 +18,7 @@ class Summarization(Task):
     inputs = ("text",)
     target = "summary"
     max_tokens = 256
+    headline = "rougeL"
     instruction = (
         "Summarize the text in one to three sentences. Say who did or wants what; add nothing that it does not say."
     )
@@ -89,16 +89,10 @@ class Summarization(Task):
         """ROUGE-L, F measure (Lin, 2004)."""
         return rouge(answer, reference)["rougeL"]
 
+    def references(self, row: Row) -> tuple[str, ...]:
+        """Every human summary, or the one that the row has."""
+        return tuple(row["references"]) if row.get("references") else super().references(row)
 
-def rouge(answer: str, reference: str) -> dict[str, float]:
-    """F measures of ROUGE-1, ROUGE-2 and ROUGE-L with stemming (Lin, 2004)."""
-    return {name: float(found.fmeasure) for name, found in _scorer().score(reference, answer).items()}
-
-
-@cache
-def _scorer() -> Any:
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError as error:
-        raise MissingExtra("rouge-score", extra="label") from error
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    def measures(self, answer: str, reference: str) -> dict[str, float]:
+        """ROUGE-1, ROUGE-2, ROUGE-L and chrF."""
+        return {**rouge(answer, reference), "chrf": chrf(answer, reference)}

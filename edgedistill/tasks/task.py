@@ -12,9 +12,12 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgedistill.types import Message
 
@@ -43,12 +46,14 @@ class Style:
         instruction: replaces the task's own; `{labels}` and fields of the row such as `{text}` are filled in.
         chain_of_thought: ask for a short rationale before the answer, and keep it as a field of its own.
         chain_of_density: summaries are rewritten ever denser and the last one counts (Adams et al., 2023).
+        plain: the answer is asked for as it is, without a form around it, as students are asked.
     """
 
     labels: tuple[str, ...] = ()
     instruction: str = ""
     chain_of_thought: bool = False
     chain_of_density: bool = False
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,19 @@ class Answer:
 
     value: str
     rationale: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pooled:
+    """A metric that is no mean over rows, such as macro F1: counts of each row, and what their sums come to.
+
+    Attributes:
+        counts: [counts, rows].
+        score: takes sums over rows, [counts] or [counts, draws], and returns one number or one a draw.
+    """
+
+    counts: NDArray[np.float64]
+    score: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 class Task:
@@ -70,6 +88,8 @@ class Task:
     max_tokens: ClassVar[int]
     """How long an answer may get, unless the user says otherwise."""
     instruction: ClassVar[str]
+    headline: ClassVar[str] = "accuracy"
+    """The metric that arms are compared by; one of those that `scores` gives."""
     has_labels: ClassVar[bool] = False
     verifies_gold: ClassVar[bool] = False
     """Whether an answer can be checked against the one that a row already has."""
@@ -122,6 +142,8 @@ class Task:
 
     def schema(self, style: Style) -> dict[str, Any] | None:
         """The JSON schema of the answer; None for plain text."""
+        if style.plain:
+            return None
         return object_schema({"enum": list(style.labels)} if self.has_labels else {"type": "string"}, style)
 
     def parse(self, text: str, row: Row, style: Style) -> Answer:
@@ -153,9 +175,48 @@ class Task:
         """How well an answer agrees with a reference, 0 to 1."""
         return float(answer == reference)
 
+    def references(self, row: Row) -> tuple[str, ...]:
+        """The answers of a row that count as right or good."""
+        gold = self.gold(row)
+        return () if gold is None else (gold,)
+
+    def measures(self, answer: str, reference: str) -> dict[str, float]:
+        """Every metric of an answer against one reference, 0 to 1."""
+        return {"accuracy": self.score(answer, reference)}
+
+    def scores(self, answer: str, references: Sequence[str]) -> dict[str, float]:
+        """Every metric of an answer, 0 to 1; a task's figure is the mean over its rows.
+
+        Args:
+            references: at least one; each metric takes the best of them (Rajpurkar et al., 2016, section 6.1).
+        """
+        found = [self.measures(answer, reference) for reference in references]
+        return {name: max(measured[name] for measured in found) for name in found[0]}
+
+    def pooled(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Pooled]:
+        """The metrics that all rows make together, 0 to 1. Macro F1 for tasks with labels."""
+        if not self.has_labels:
+            return {}
+        truth = [of_row[0] for of_row in references]
+        return {"macro_f1": macro_f1_of(answers, truth)}
+
     def apply(self, row: Row, answer: Answer) -> dict[str, Any]:
         """The row with the teacher's answer in it."""
         return {**row, self.target: answer.value}
+
+
+def macro_f1_of(answers: Sequence[str], truth: Sequence[str]) -> Pooled:
+    """F1 of each label that occurs in the truth, averaged over the labels; an answer that is no label is only wrong."""
+    labels = np.array(sorted(set(truth)))[:, None]
+    there, said = (labels == np.array(texts) for texts in (truth, answers))
+
+    def score(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        hits, occurs, claimed = np.split(sums, 3)
+        f1 = 2 * hits / np.maximum(occurs + claimed, 1e-9)
+        mean: NDArray[np.float64] = f1.sum(axis=0) / (occurs > 0).sum(axis=0)  # a resample may lack a label
+        return mean
+
+    return Pooled(counts=np.concatenate((there & said, there, said)).astype(np.float64), score=score)
 
 
 def fill(template: str, row: Row, style: Style) -> str:
