@@ -36,6 +36,7 @@ PIPED_WIDTH = 140
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Read this file instead of ./edgedistill.toml.")]
 Target = Annotated[str | None, typer.Option(help="The board to build for; see edgedistill targets.")]
 Teacher = Annotated[str | None, typer.Option(help="The model to learn from: a folder, or a name on the hub.")]
+Task = Annotated[str | None, typer.Option(help="What the rows are: classification, nli, qa, math, …")]
 Data = Annotated[str | None, typer.Option(help="A folder with train.jsonl and test.jsonl, or one file to split.")]
 Out = Annotated[Path | None, typer.Option(help="Where bundle and report go (default: dist).")]
 Seed = Annotated[int | None, typer.Option(help="Of splits and training (default: 0).")]
@@ -75,6 +76,65 @@ def build(
 
 
 @app.command()
+def distill(
+    task: Task = None,
+    target: Target = None,
+    teacher: Teacher = None,
+    data: Data = None,
+    out: Out = None,
+    seed: Seed = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do every stage again.")] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a student from a teacher and compare them, without exporting it; go on where an earlier run stopped."""
+    from edgedistill import pipeline
+    from edgedistill.store import process_rank
+    from edgedistill.terminal import Lines, training_tables
+
+    request = _request(config, target, teacher, data, out, seed, task)
+    follows = process_rank() > 0
+    if fresh and "WORLD_SIZE" in os.environ:
+        raise InputError("--fresh does not work in several processes", hint="remove the folder .edgedistill instead")
+    with Lines(quiet=as_json or follows) as lines:
+        done = pipeline.distill(request, lines, fresh=fresh)
+    if follows:
+        return
+    if as_json:
+        _print_json(done.training | {"student": str(done.folder), "changed": done.changed})
+    else:
+        _show(training_tables(done.training))
+        print(f"student  {done.folder}{os.sep}" + ("" if done.changed else "   (nothing has changed)"))
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="The folder of a student, or of any checkpoint.")],
+    against: Annotated[Path | None, typer.Option(help="The folder of its teacher, to compare it with.")] = None,
+    task: Task = None,
+    data: Data = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Take this many test rows (default: all).")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how good a checkpoint is on the test rows, with intervals."""
+    from dataclasses import asdict
+
+    from edgedistill import pipeline
+    from edgedistill.terminal import Lines, arms_tables
+
+    request = _request(config, None, None, data, None, None, task)
+    with Lines(quiet=as_json) as lines:
+        found = pipeline.evaluate(request, checkpoint, against=against, rows=rows, watch=lines)
+    plain = {"arms": [asdict(arm) for arm in found.arms], "contrasts": [asdict(c) for c in found.contrasts]}
+    if as_json:
+        _print_json(plain | {"rows": found.rows, "left_out": list(found.left_out)})
+    else:
+        _show(arms_tables(plain["arms"], plain["contrasts"]))
+        print(f"{found.rows} test rows" + (f", {len(found.left_out)} left out" if found.left_out else ""))
+
+
+@app.command()
 def plan(
     target: Target = None,
     teacher: Teacher = None,
@@ -101,7 +161,7 @@ def plan(
 
 @app.command()
 def label(
-    task: Annotated[str | None, typer.Option(help="What the rows are: classification, nli, qa, math, …")] = None,
+    task: Task = None,
     data: Data = None,
     teacher: Annotated[
         str | None, typer.Option(help="A .gguf file or a checkpoint's folder; endpoints go into edgedistill.toml.")
@@ -289,11 +349,17 @@ def _show(parts: Iterable[RenderableType]) -> None:
 
 
 def _request(
-    config: Path | None, target: str | None, teacher: str | None, data: str | None, out: Path | None, seed: int | None
+    config: Path | None,
+    target: str | None,
+    teacher: str | None,
+    data: str | None,
+    out: Path | None,
+    seed: int | None,
+    task: str | None = None,
 ) -> Request:
     from edgedistill.config import read_request
 
-    return read_request(config, target=target, teacher=teacher, data=data, out=out, seed=seed)
+    return read_request(config, target=target, teacher=teacher, data=data, out=out, seed=seed, task=task)
 
 
 def _print_json(content: Any) -> None:

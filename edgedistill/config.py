@@ -19,6 +19,22 @@ DEMO = "demo"
 """The name of the embedded smart-home rows, as a value of `[data] folder`; a folder of that name is "./demo"."""
 DEMO_TEACHER = "sentence-transformers/all-MiniLM-L6-v2"
 
+ENCODER_TOKENS = 512
+"""What encoders of the BERT family can read at most."""
+WRITTEN: Mapping[str, Mapping[str, Any]] = {
+    "data": {"max_tokens": 512},
+    "teacher": {"epochs": 0, "learning_rate": 2e-5, "batch_tokens": 2048},
+    "distill": {"epochs": 2, "temperature": 1.0, "batch_tokens": 2048},
+}
+"""Defaults where answers are written: a decoder is taken as it is, and learns more from a row than a classifier."""
+DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "nli": {"data": {"text": "premise", "second": "hypothesis"}},
+    **dict.fromkeys(("qa", "math", "summarization", "conversation"), WRITTEN),
+}
+"""What is different from the defaults below, by task."""
+STATIC: Mapping[str, Any] = {"epochs": 30, "learning_rate": 2e-3, "batch_tokens": 3072}
+"""Defaults of [distill] for a static student, whose epochs take seconds."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -34,41 +50,63 @@ class Data(_Section):
 
     folder: str = DEMO
     text: str = "text"
+    second: str | None = None
     label: str = "label"
     out_of_scope: str = "out_of_scope"
     validation_share: Share = 0.1
     test_share: Share = 0.2
     max_bad_share: Share = 0.01
-    max_tokens: Annotated[int, Field(ge=8, le=512)] = 128
+    max_tokens: Annotated[int, Field(ge=8, le=131_072)] = 128
 
 
 class Teacher(_Section):
-    """The model to learn from, and how it is fine-tuned when it has no head for the labels."""
+    """The model to learn from, and how it is fine-tuned.
+
+    An encoder is when it has no head for the labels, a decoder when epochs are asked for.
+    """
 
     model: str = DEMO_TEACHER
-    epochs: Count = 3
+    epochs: Annotated[int, Field(ge=0)] = 3
     learning_rate: Positive = 2e-4
     batch_tokens: Annotated[int, Field(ge=64)] = 512
 
 
 class Student(_Section):
-    """The student's shape; what is left out is chosen by the plan."""
+    """What the student is made of; what is left out is chosen by the plan."""
 
+    kind: Literal["layers", "static"] = "layers"
+    model: str | None = None
     layers: Count | None = None
     ffn: Annotated[int, Field(ge=32, multiple_of=32)] | None = None
     vocabulary: Count | None = None
+    lora_rank: Count | None = None
 
 
 class Distill(_Section):
     """How the student is trained. The control arm takes the same steps with the labels alone."""
 
+    route: Literal["auto", "sequence", "tokens", "onpolicy"] = "auto"
     epochs: Count = 8
     learning_rate: Positive = 5e-4
     temperature: Positive = 2.0
+    temperature_end: Positive | None = None
     kd_weight: Share = 0.9
     hidden_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     batch_tokens: Annotated[int, Field(ge=64)] = 512
+    parts: Count = 1
+    patience: Count | None = None
+    signals: Literal["top-k", "sampled"] = "top-k"
+    k: Annotated[int, Field(ge=1, le=1024)] = 50
+    beta: Share = 0.5
+    own_share: Share = 0.5
+    own_tokens: Count = 128
     checkpoint_steps: Count = 200
+    report_to: tuple[Literal["tensorboard", "trackio", "mlflow", "wandb"], ...] = ()
+
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """At the first step and at the last."""
+        return self.temperature, self.temperature_end or self.temperature
 
 
 class Export(_Section):
@@ -193,6 +231,37 @@ class Request(_Section):
     export: Export = Export()
     goals: Goals = Goals()
     bench: Bench = Bench()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, values: Any) -> Any:
+        """Fills in what another default suits the task better for, where the user says nothing."""
+        if not isinstance(values, dict):
+            return values
+        suited = dict(DEFAULTS.get(str(values.get("task")), {}))
+        student = values.get("student")
+        if isinstance(student, dict) and student.get("kind") == "static":
+            suited["distill"] = STATIC
+        for section, defaults in suited.items():
+            given = values.get(section, {})
+            if isinstance(given, dict):
+                values = values | {section: {**defaults, **given}}
+        return values
+
+    @model_validator(mode="after")
+    def _encoders_have_few_positions(self) -> Request:
+        if self.task in ("classification", "nli") and self.data.max_tokens > ENCODER_TOKENS:
+            raise ValueError(f"data.max_tokens must be at most {ENCODER_TOKENS} for {self.task}")
+        return self
+
+    @model_validator(mode="after")
+    def _students_that_write_have_layers(self) -> Request:
+        writes = self.task not in ("classification", "nli")
+        if writes and self.student.kind == "static":
+            raise ValueError(f"student.kind = 'static' cannot write, and {self.task} wants it to")
+        if not writes and (self.student.model is not None or self.student.lora_rank is not None):
+            raise ValueError(f"student.model and student.lora_rank are for students that write, not for {self.task}")
+        return self
 
     @model_validator(mode="after")
     def _shares_leave_rows_to_train_on(self) -> Request:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from edgedistill import __version__
 from edgedistill.errors import InputError, IntegrityError, StageError
 
 ENTRY = "entry.json"
+LOOK_S = 0.2
+"""How often a process that follows looks for what the leading one makes."""
 SHOWN = 5
 """Files that an error names at most."""
 IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -47,6 +50,9 @@ class Output:
 class Store:
     """The outputs of one build folder. Use it as a context manager: it holds the lock and sweeps what a kill left.
 
+    Where several processes run the same build, as under `accelerate launch`, one leads: the others write nothing, wait
+    for what it makes, and join it in the stages that are done together.
+
     Args:
         root: the folder, made when it is missing.
         fresh: do every stage again, once.
@@ -54,11 +60,14 @@ class Store:
 
     def __init__(self, root: Path, *, fresh: bool = False) -> None:
         self.root = root.absolute()
+        self.follows = process_rank() > 0
         self._fresh = fresh
         self._done: set[str] = set()
         self._lock = filelock.FileLock(self.root / "lock")
 
     def __enter__(self) -> Self:
+        if self.follows:
+            return self
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             (self.root / ".gitignore").write_text("*\n")
@@ -76,7 +85,8 @@ class Store:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._lock.release()
+        if not self.follows:
+            self._lock.release()
 
     def get(
         self,
@@ -85,6 +95,7 @@ class Store:
         produce: Callable[[Path, Path], None],
         *,
         keep_damaged: bool = True,
+        together: bool = False,
     ) -> Output:
         """The output of a stage for these inputs, made now if it is not there yet.
 
@@ -93,6 +104,7 @@ class Store:
             inputs: everything that decides the result, as plain JSON values; hashes of files, not paths.
             produce: called with an empty folder for the result and a work folder that outlives a kill.
             keep_damaged: set an output aside whose bytes changed, rather than delete it.
+            together: every process of the build has its part in making the output.
 
         Raises:
             StageError: the disk is full or cannot be written; finished outputs are kept.
@@ -101,6 +113,8 @@ class Store:
         name = f"{stage}-{key[:24]}"
         final = self.root / "outputs" / name
         started = time.monotonic()
+        if self.follows:
+            return self._followed(final, self.root / "work" / name, produce if together else None)
         if final.is_dir() and not (self._fresh and name not in self._done):
             try:
                 found = verified(final)
@@ -125,11 +139,25 @@ class Store:
         self._done.add(name)
         return Output(path=final, sha256=sha256, cached=False, seconds=time.monotonic() - started)
 
+    def _followed(self, final: Path, work: Path, produce: Callable[[Path, Path], None] | None) -> Output:
+        """What the leading process makes, helping it where that is asked for."""
+        if produce is not None and not final.is_dir():
+            with tempfile.TemporaryDirectory() as unused:
+                produce(Path(unused), work)
+        while not (final / ENTRY).is_file():
+            time.sleep(LOOK_S)
+        return Output(path=final, sha256=verified(final), cached=True, seconds=0.0)
+
     def _set_aside(self, path: Path, *, keep: bool) -> None:
         if keep:
             replace(path, self.root / "damaged" / f"{path.name}-{time.time_ns()}")
         else:
             shutil.rmtree(path)
+
+
+def process_rank() -> int:
+    """The number of this process among those of one build; the one with 0 leads. torchrun and accelerate set it."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def seal(folder: Path) -> str:

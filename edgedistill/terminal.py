@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgedistill.report import figures
+from edgedistill.report.blocks import label
 from edgedistill.types import Device, NotMeasured, Plan, Progress, Subject
 
 if TYPE_CHECKING:
@@ -85,10 +86,7 @@ class Lines:
 
 def verdict(report: Mapping[str, Any]) -> list[RenderableType]:
     """The goals of a report and what came out, after a table of the arms."""
-    arms = _table("accuracy on the test rows", "arm", "accuracy", "95 % interval")
-    for arm in report["arms"]:
-        found = arm["metrics"]["accuracy"]
-        arms.add_row(arm["title"], f"{found['value']:.2%}", f"{found['low']:.2%} to {found['high']:.2%}")
+    (arms,) = _arms(report["arms"])
     goals = _table(f"{report['name']} on {report['device']['title']}", "goal", "asked", "found", "kind", "held")
     for goal in report["goals"]:
         sign = "≥" if goal["direction"] == "at least" else "≤"
@@ -103,6 +101,49 @@ def verdict(report: Mapping[str, Any]) -> list[RenderableType]:
             held[goal["held"]],
         )
     return [arms, goals, *(Text(f"note: {remark}") for remark in report["remarks"])]
+
+
+def training_tables(training: Mapping[str, Any]) -> list[RenderableType]:
+    """How the arms of a training do on the test rows, and what the student is made of."""
+    student, teacher = (training["parameters"][who] / 1e6 for who in ("student", "teacher"))
+    return [
+        *(Text(line) for line in training["explanation"]),
+        Text(f"parameters: {student:.1f} M of the teacher's {teacher:.1f} M ({student / teacher:.0%})"),
+        *arms_tables(training["arms"], training["contrasts"]),
+    ]
+
+
+def arms_tables(arms: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """The metrics of every arm, and how they compare row by row."""
+    compared = _table("compared row by row", "comparison", "found", "95 % interval")
+    for contrast in contrasts:
+        found = contrast["estimate"]
+        value, low, high = (_contrast(found[key], contrast["unit"]) for key in ("value", "low", "high"))
+        compared.add_row(contrast["title"], value, f"{low} to {high}")
+    return [*_arms(arms), *([compared] if contrasts else [])]
+
+
+def _arms(arms: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    names = list(dict.fromkeys(name for arm in arms for name in arm["metrics"]))
+    if names[:1] == ["accuracy"]:  # the one that is asked for; the report has the others
+        names = names[:1]
+    tables: list[RenderableType] = []
+    for name in names:
+        table = _table(f"{label(name)} on the test rows", "arm", label(name), "95 % interval")
+        for arm in arms:
+            if (found := arm["metrics"].get(name)) is not None:
+                value, low, high = (_metric(name, found[key]) for key in ("value", "low", "high"))
+                table.add_row(arm["title"], value, f"{low} to {high}")
+        tables.append(table)
+    return tables
+
+
+def _metric(name: str, value: float) -> str:
+    return f"{value:.3f} nats" if name in ("cross_entropy", "kl") else f"{value:.2%}"
+
+
+def _contrast(value: float, unit: str) -> str:
+    return f"{value:.1%}" if unit == "ratio" else f"{value:+.2f}"
 
 
 def plan_tables(made: Plan) -> list[RenderableType]:

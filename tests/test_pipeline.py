@@ -24,6 +24,7 @@ from edgedistill.bundle import manifest
 from edgedistill.config import Request, read_request
 from edgedistill.errors import EngineCrashed, InputError, StageError
 from edgedistill.links import emulated, local
+from edgedistill.pipeline import bundling
 from edgedistill.stages import UNWATCHED, Run
 from edgedistill.store import Output, Store, digest, hashes
 
@@ -145,9 +146,9 @@ def test_another_version_or_another_machine_is_another_build(
     keys: list[str] = []
     ask = Store.get
 
-    def get(store: Store, stage: str, inputs: dict[str, Any], produce: Any) -> Output:
+    def get(store: Store, stage: str, inputs: dict[str, Any], produce: Any, **options: Any) -> Output:
         if stage != "build":
-            return ask(store, stage, inputs, produce)
+            return ask(store, stage, inputs, produce, **options)
         keys.append(digest(inputs))
         raise InputError("that is enough")
 
@@ -161,9 +162,9 @@ def test_another_version_or_another_machine_is_another_build(
     assert key() == before
     for name in ("machine", "python", "torch", "transformers", "onnxruntime", "tokenizers", "numpy"):
         with monkeypatch.context() as patch:
-            patch.setattr(pipeline, "environment", lambda name=name: here | {name: "another"})
+            patch.setattr(bundling, "environment", lambda name=name: here | {name: "another"})
             assert key() != before, name
-    monkeypatch.setattr(pipeline, "hashes", lambda _: {"__main__.py": "another"})
+    monkeypatch.setattr(bundling, "hashes", lambda _: {"__main__.py": "another"})
     assert key() != before
 
 
@@ -185,7 +186,7 @@ def test_the_plan_counts_the_tokenizer_that_will_ship(
     built: pipeline.Built, request_in: Request, project: Path
 ) -> None:
     with Store(request_in.out.parent / pipeline.STORE) as store:
-        facts = pipeline._prepare(Run(request_in, store, UNWATCHED)).facts
+        facts = pipeline.prepare(Run(request_in, store, UNWATCHED)).facts
     assert facts.student_tokenizer_bytes == (project / built.bundle / "tokenizer.json").stat().st_size
 
 
@@ -272,7 +273,7 @@ def test_an_emulated_check_that_was_cut_short_is_tried_again_by_the_next_build(
     for kept in (request_in.out.parent / pipeline.STORE / "outputs").glob("target-*"):
         shutil.rmtree(kept)
     monkeypatch.setattr(emulated, "missing", lambda: None)
-    monkeypatch.setattr(pipeline, "environment", lambda: environment() | {"test": "nothing that was built before"})
+    monkeypatch.setattr(bundling, "environment", lambda: environment() | {"test": "nothing that was built before"})
     monkeypatch.setattr(emulated, "run", crash)
     for _ in range(2):
         report = pipeline.build(request_in).report

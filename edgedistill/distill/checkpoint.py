@@ -6,10 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from torch import distributed
 from transformers import TrainerCallback
 
 from edgedistill.errors import IntegrityError
-from edgedistill.store import seal, verified
+from edgedistill.store import ENTRY, seal, verified
 
 PREFIX = "checkpoint-"
 
@@ -18,8 +19,19 @@ class Seal(TrainerCallback):
     """Writes the list of hashes into each checkpoint once the trainer has written everything else."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Called by the trainer after each save."""
-        seal(Path(args.output_dir) / f"{PREFIX}{state.global_step}")
+        """Called by the trainer after each save, in every process: each of them wrote a part."""
+        together = distributed.is_available() and distributed.is_initialized()
+        if together:
+            distributed.barrier()
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"{PREFIX}{state.global_step}")
+        if together:
+            distributed.barrier()
+
+
+def last(work: Path) -> Path | None:
+    """The newest checkpoint that was finished, whatever became of it since."""
+    return next((path for path in _found(work) if (path / ENTRY).is_file()), None)
 
 
 def newest(work: Path) -> str | None:
@@ -28,8 +40,7 @@ def newest(work: Path) -> str | None:
     Args:
         work: the folder that the trainer writes its checkpoints into.
     """
-    found = sorted(work.glob(f"{PREFIX}*"), key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
-    for path in found:
+    for path in _found(work):
         try:
             verified(path)
         except IntegrityError:
@@ -37,3 +48,8 @@ def newest(work: Path) -> str | None:
         else:
             return str(path)
     return None
+
+
+def _found(work: Path) -> list[Path]:
+    """The checkpoints, newest first."""
+    return sorted(work.glob(f"{PREFIX}*"), key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)

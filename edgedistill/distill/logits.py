@@ -42,6 +42,7 @@ def ask(
     keys: Sequence[str],
     *,
     hidden: bool,
+    separator: int | None = None,
     progress: Progress = silent,
 ) -> Signal:
     """Runs a classifier over encoded rows.
@@ -49,19 +50,20 @@ def ask(
     Args:
         ids: token ids of each row, in the model's own vocabulary.
         keys: one key a row.
+        separator: the piece between the texts of pairs; None for rows of one text.
         hidden: also keep the first position and the mean of every layer's output.
     """
     config: Any = model.config
     logits = torch.empty(len(ids), config.num_labels)
     states = torch.empty(len(ids), config.num_hidden_layers + 1, 2, config.hidden_size, dtype=torch.float16)
     done = 0
-    for batch in in_order(ids, config.pad_token_id or 0):
-        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-        out = model(**{name: value.to(model.device) for name, value in inputs.items()}, output_hidden_states=hidden)
+    for batch in in_order(ids, config.pad_token_id or 0, separator=separator):
+        inputs = {name: value.to(model.device) for name, value in batch.items() if name != "rows"}
+        out = model(**inputs, output_hidden_states=hidden)
         logits[batch["rows"]] = out.logits.float().cpu()
         if hidden:
-            mask = inputs["attention_mask"].to(model.device)
-            states[batch["rows"]] = pooled(out.hidden_states, mask).to("cpu", torch.float16)
+            found = pooled(out.hidden_states, inputs["attention_mask"])
+            states[batch["rows"]] = found.to("cpu", torch.float16)
         done += len(batch["rows"])
         progress(done, len(ids))
     return Signal(keys=tuple(keys), logits=logits, hidden=states if hidden else None)

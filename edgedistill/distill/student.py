@@ -90,7 +90,7 @@ def unit_importance(teacher: PreTrainedModel, batches: Iterable[Batch]) -> Tenso
             for i, layer in enumerate(layers)
         ]
         try:
-            teacher(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            teacher(**{name: value for name, value in batch.items() if name != "rows"})
         finally:
             for hook in hooks:
                 hook.remove()

@@ -14,11 +14,12 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from edgedistill.config import Request
-from edgedistill.data.rows import Row
+from edgedistill.data.splits import Row
 from edgedistill.distill import logits
-from edgedistill.distill.batches import encode, in_order
+from edgedistill.distill.batches import encode, in_order, separator_of
+from edgedistill.distill.classes import Classes, Examples, examples_of
 from edgedistill.distill.logits import Signal
-from edgedistill.distill.trainer import Examples, Schedule, fit
+from edgedistill.distill.trainer import Schedule, fit
 from edgedistill.store import Output, Store, canonical
 from edgedistill.teachers import local
 from edgedistill.types import Progress, Rows, Split, Teacher, silent
@@ -60,11 +61,7 @@ def teach(
         torch.manual_seed(request.seed)
         model = local.load(teacher.path, rows.labels)
         tokenizer = Tokenizer.from_file(str(teacher.path / TOKENIZER))
-        examples = Examples(
-            ids=encode(tokenizer, [row.text for row in train], request.data.max_tokens),
-            classes=[rows.labels.index(row.label) for row in train],
-            pad=model.config.pad_token_id or 0,
-        )
+        examples = examples_of(train, rows, tokenizer, request.data.max_tokens, pad=model.config.pad_token_id or 0)
         schedule = Schedule(
             **settings,
             batch_tokens=request.teacher.batch_tokens,
@@ -72,14 +69,14 @@ def teach(
             seed=request.seed,
         )
         probe_head(model, examples)
-        curve = fit(model, examples, schedule, work=work, progress=progress)
+        curve = fit(model, Classes(examples), schedule, work=work, progress=progress)
         local.save(model, folder)
         for file in (TOKENIZER, "tokenizer_config.json", "vocab.txt"):
             if (teacher.path / file).is_file():
                 shutil.copyfile(teacher.path / file, folder / file)
         (folder / CURVE).write_bytes(canonical(curve))
 
-    return store.get("teacher", inputs, produce)
+    return store.get("teacher", inputs, produce, together=True)
 
 
 def probe_head(model: PreTrainedModel, examples: Examples) -> None:
@@ -93,9 +90,9 @@ def probe_head(model: PreTrainedModel, examples: Examples) -> None:
     """
     features = torch.empty(len(examples.ids), model.config.hidden_size)
     with torch.inference_mode():
-        for batch in in_order(examples.ids, examples.pad):
+        for batch in in_order(examples.ids, examples.pad, separator=examples.separator):
             encoder = model.get_submodule("bert")
-            out = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            out = encoder(**{name: value for name, value in batch.items() if name != "rows"})
             features[batch["rows"]] = out.pooler_output
     scale = features.std()
     features = (features / scale).clone()
@@ -139,12 +136,13 @@ def ask(
         tokenizer = Tokenizer.from_file(str(teacher / TOKENIZER))
         total, before = sum(len(rows) for rows in splits.values()), 0
         for split, of_split in splits.items():
-            ids = encode(tokenizer, [row.text for row in of_split], max_tokens)
+            texts = [row.content for row in of_split]
             signal = logits.ask(
                 model,
-                ids,
+                encode(tokenizer, texts, max_tokens),
                 [row.key for row in of_split],
                 hidden=split in SPLITS_WITH_HIDDEN,
+                separator=separator_of(tokenizer, texts),
                 progress=lambda done, _total, note="", before=before: progress(before + done, total, note),
             )
             logits.write(signal, folder / f"{split}.safetensors")

@@ -1,210 +1,291 @@
-"""Training of an encoder classifier: the teacher's fine-tuning, the student and its control arm all go through `fit`.
+"""The one way to train: the teacher's fine-tuning, every student and its control arm go through `fit`.
 
-`transformers.Trainer` does the steps, so the same code runs on a CPU, on a GPU and on several. What is ours: batches
-filled by token count, the loss, and checkpoints that are complete or not there (`checkpoint`).
+`transformers.Trainer` does the steps, so the same code runs on a CPU, on a GPU and on several, and under `accelerate
+launch`. What is ours: batches filled by token count, losses that do not depend on how a batch is split, and checkpoints
+that are complete or not there (`checkpoint`).
+
+    lesson ─ rows of a step ─► parts (accumulation × processes) ─► sums of its loss terms ─► ÷ items of the whole step
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
-from torch.nn import functional
-from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from edgedistill.distill import checkpoint
-from edgedistill.distill.batches import Batch, ByTokens, collate
-from edgedistill.distill.losses import forward_kl, hidden_mse, pooled
+from edgedistill.distill.batches import ByTokens
 from edgedistill.errors import StageError
 from edgedistill.teachers import local
 from edgedistill.types import Progress, silent
 
 if TYPE_CHECKING:
-    from edgedistill.distill.logits import Signal
+    from transformers import PreTrainedModel
 
 WARM_UP = 0.1
 LOGGED_POINTS = 60
 """How many points a training curve has, whatever the number of steps."""
+NO_TERMS = ("epoch", "learning_rate", "grad_norm")
+"""What transformers logs beside the loss."""
+SCORE = "score"
+PROJECTION = "lesson_projection"
+"""Name of the submodule with the weights that only the training needs."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examples:
-    """Encoded rows with their classes. Lists run over rows."""
-
-    ids: Sequence[Sequence[int]]
-    classes: Sequence[int]
-    pad: int
+Curve = tuple[Mapping[str, float], ...]
+Score = Callable[["PreTrainedModel"], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How long and how hard to train; the learning rate rises over a tenth of the steps, then falls to zero."""
+    """How long and how hard to train; the learning rate rises over a tenth of the steps, then falls to zero.
+
+    Attributes:
+        batch_tokens: size of a step: its number of rows times the longest of them, over all processes.
+        parts: a step is computed in so many parts, one after the other, where memory is short.
+        patience: epochs without a better score after which training stops; the best weights win. None never stops.
+        report_to: trackers that transformers knows, such as "tensorboard", "trackio" or "mlflow".
+    """
 
     epochs: int
     learning_rate: float
     batch_tokens: int
     checkpoint_steps: int
     seed: int
+    parts: int = 1
+    patience: int | None = None
+    report_to: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
-    """What to learn from a teacher beside the labels.
+class Lesson(Protocol):
+    """What a training learns from: rows, and the loss terms that are computed on them.
 
     Attributes:
-        signal: the teacher's answers to exactly the rows of the examples, in their order.
-        layers: the teacher layers that the student's layers were copied from.
-        temperature: of both distributions in the KL term.
-        kd_weight: share of the KL term; the cross-entropy on the labels has the rest.
-        hidden_weight: factor of the hidden-state term.
+        lengths: number of tokens of each row.
+        weights: factor of each term in the loss; terms that are not named are only logged.
+        projection: weights that only the training needs; None when there are none.
     """
 
-    signal: Signal
-    layers: tuple[int, ...]
-    temperature: float
-    kd_weight: float
-    hidden_weight: float
+    lengths: Sequence[int]
+    weights: Mapping[str, float]
+    projection: nn.Module | None
+
+    def items(self, rows: Sequence[int]) -> int:
+        """What the loss of these rows is divided by: the number of rows, or of tokens."""
+
+    def batch(self, rows: Sequence[int]) -> Mapping[str, Tensor]:
+        """The inputs of these rows; there may be none of them."""
+
+    def terms(self, model: nn.Module, batch: Mapping[str, Tensor], done: float) -> Mapping[str, Tensor]:
+        """The loss terms, each summed over the items of the batch.
+
+        Args:
+            done: share of the training that is behind us, 0 to 1.
+        """
 
 
 def fit(
     model: PreTrainedModel,
-    examples: Examples,
+    lesson: Lesson,
     schedule: Schedule,
     *,
-    lesson: Lesson | None = None,
     work: Path,
+    score: Score | None = None,
     progress: Progress = silent,
-) -> tuple[Mapping[str, float], ...]:
+) -> Curve:
     """Trains a model in place, from the newest complete checkpoint in the work folder if there is one.
 
     Args:
-        lesson: None trains on the labels alone.
         work: where checkpoints go.
+        score: how good the model is on validation rows, higher is better; asked about once an epoch, for the curve and
+            for the schedule's patience.
 
     Returns:
-        The curve: mappings with "step" and the mean of every loss term since the point before.
+        The curve: mappings with "step" and the mean of every loss term since the point before, or with the score.
 
     Raises:
         StageError: the loss is no longer a finite number.
     """
-    sampler = ByTokens(
-        [len(text) for text in examples.ids], schedule.batch_tokens, epochs=schedule.epochs, seed=schedule.seed
+    torch.manual_seed(schedule.seed)
+    arguments = _arguments(schedule, work)
+    processes = arguments.world_size
+    steps = ByTokens(
+        lesson.lengths,
+        schedule.batch_tokens,
+        epochs=schedule.epochs,
+        seed=schedule.seed,
+        least=processes * schedule.parts,
     )
-    logging_steps = max(1, len(sampler) // LOGGED_POINTS)
+    _pace(arguments, schedule, steps, scored=score is not None)
+    if lesson.projection is not None:
+        model.add_module(PROJECTION, lesson.projection)
+    trainer = _Trainer(model, arguments, lesson, steps, score)
+    trainer.add_callback(checkpoint.Seal())
+    trainer.add_callback(_Report(progress, len(steps)))
+    if schedule.patience is not None and score is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=schedule.patience))
+    with arguments.main_process_first(local=False):
+        start = checkpoint.newest(work)
+    with local.quiet():
+        trainer.train(resume_from_checkpoint=start)
+    trainer.accelerator.wait_for_everyone()
+    if lesson.projection is not None:
+        delattr(model, PROJECTION)
+    model.train(False).to("cpu")
+    return tuple(_points(trainer.state.log_history))
+
+
+def _points(history: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, float]]:
+    for entry in history:
+        if "loss" in entry:
+            yield {key: float(value) for key, value in entry.items() if key not in NO_TERMS}
+        elif f"eval_{SCORE}" in entry:
+            yield {"step": float(entry["step"]), SCORE: float(entry[f"eval_{SCORE}"])}
+
+
+def _arguments(schedule: Schedule, work: Path) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(work),
-        num_train_epochs=1,  # the sampler goes through all epochs in one
+        use_cpu=not torch.cuda.is_available(),
+        num_train_epochs=1,  # the steps of all epochs are one sequence
         learning_rate=schedule.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=math.ceil(WARM_UP * len(sampler)),
         weight_decay=0.01,
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
+        gradient_accumulation_steps=schedule.parts,
+        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         seed=schedule.seed,
         save_strategy="steps",
-        # At a point of the curve, where no sums are open that a resumed training would lack.
-        save_steps=max(1, round(schedule.checkpoint_steps / logging_steps)) * logging_steps,
         save_total_limit=2,
         logging_strategy="steps",
-        logging_steps=logging_steps,
         logging_nan_inf_filter=False,
-        report_to="none",
+        report_to=list(schedule.report_to) or "none",
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         label_names=["rows"],
     )
-    trainer = _Trainer(model, arguments, examples, sampler, lesson)
-    trainer.add_callback(checkpoint.Seal())
-    trainer.add_callback(_Report(progress, len(sampler)))
-    torch.manual_seed(schedule.seed)
-    with local.quiet():
-        trainer.train(resume_from_checkpoint=checkpoint.newest(work))
-    model.train(False).to("cpu")
-    return tuple(
-        {key: float(value) for key, value in entry.items() if key in {"step", *_Trainer.TERMS}}
-        for entry in trainer.state.log_history
-        if "loss" in entry
-    )
+    if arguments.n_gpu > 1:  # one process uses one card: DataParallel would split batches behind the lesson's back
+        arguments._n_gpu = 1
+    return arguments
+
+
+def _pace(arguments: TrainingArguments, schedule: Schedule, steps: ByTokens, *, scored: bool) -> None:
+    """Sets the numbers that follow from the number of steps."""
+    arguments.warmup_steps = math.ceil(WARM_UP * len(steps))
+    arguments.logging_steps = max(1, len(steps) // LOGGED_POINTS)
+    every = steps.steps_per_epoch if scored else schedule.checkpoint_steps
+    # At a point of the curve, where no sums are open that a resumed training would lack.
+    arguments.save_steps = max(1, round(every / arguments.logging_steps)) * int(arguments.logging_steps)
+    if scored:
+        arguments.eval_strategy = "steps"
+        arguments.eval_steps = arguments.save_steps
+    if scored and schedule.patience is not None:
+        arguments.load_best_model_at_end = True
+        arguments.metric_for_best_model = SCORE
+        arguments.greater_is_better = True
+
+
+class _Parts(Dataset[Mapping[str, Tensor]]):
+    """The batches that this process computes, one after the other: its part of each step."""
+
+    def __init__(self, lesson: Lesson, steps: ByTokens, parts: int, process: int, processes: int) -> None:
+        self._lesson, self._steps = lesson, steps
+        self._parts, self._process, self._processes = parts, process, processes
+
+    def __len__(self) -> int:
+        return len(self._steps) * self._parts
+
+    def __getitem__(self, index: int) -> Mapping[str, Tensor]:
+        step, part = divmod(index, self._parts)
+        rows = self._steps[step]
+        mine = rows[part * self._processes + self._process :: self._parts * self._processes]
+        return {**self._lesson.batch(mine), "items": torch.tensor(self._lesson.items(rows))}
 
 
 class _Trainer(Trainer):
-    TERMS = ("loss", "ce", "kd", "hidden")
-
     def __init__(
         self,
         model: PreTrainedModel,
         arguments: TrainingArguments,
-        examples: Examples,
-        sampler: ByTokens,
-        lesson: Lesson | None,
+        lesson: Lesson,
+        steps: ByTokens,
+        score: Score | None,
     ) -> None:
-        super().__init__(model=model, args=arguments)
-        self.remove_callback(PrinterCallback)
-        self._examples = examples
-        self._sampler = sampler
         self._lesson = lesson
-        self._classes = torch.tensor(examples.classes)
-        self._sums: dict[str, float] = {}
-        self._steps = 0
-        if lesson is not None and lesson.hidden_weight and lesson.signal.hidden is not None:
-            self._hidden = lesson.signal.hidden[:, [layer + 1 for layer in lesson.layers]]
+        self._score = score
+        self._total = len(steps)
+        self._batches = _Parts(
+            lesson, steps, arguments.gradient_accumulation_steps, arguments.process_index, arguments.world_size
+        )
+        super().__init__(model=model, args=arguments, train_dataset=self._batches, eval_dataset=self._batches)
+        self.remove_callback(PrinterCallback)
+        self.loss_is_scaled_for_ga = True  # by the items of the whole step, in compute_loss
+        self._sums: dict[str, Tensor] = {}
+        self._steps_summed = 0.0
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        loader: DataLoader[Any] = DataLoader(
-            range(len(self._classes)),  # type: ignore[arg-type]
-            batch_sampler=self._sampler,
-            collate_fn=lambda rows: collate(self._examples.ids, rows, self._examples.pad),
-        )
-        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+        # Not prepared by accelerate: every process picks its own part of each step already.
+        return DataLoader(self._batches, batch_size=1, collate_fn=lambda batches: batches[0])
 
     def compute_loss(
         self,
-        model: torch.nn.Module,
+        model: nn.Module,
         inputs: Any,
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        terms = self._terms(model, inputs)
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.item()
-        self._steps += 1
-        if not torch.isfinite(terms["loss"]):
+        items = inputs.pop("items")
+        found = self._lesson.terms(model, inputs, self.state.global_step / self._total)
+        terms = {name: total / items for name, total in found.items()}
+        loss = sum((weight * terms[name] for name, weight in self._lesson.weights.items()), torch.zeros(()).to(items))
+        self._add({"loss": loss, **terms})
+        if not torch.isfinite(loss):
+            kept = checkpoint.last(Path(str(self.args.output_dir)))
             raise StageError(
-                f"the loss became {terms['loss'].item()} at step {self.state.global_step + 1} "
+                f"the loss became {loss.item()} at step {self.state.global_step + 1} "
                 f"with learning rate {self._get_learning_rate():.2g}",
-                hint="lower the learning rate; the last good checkpoint is kept",
+                hint="lower the learning rate; "
+                + (f"the last good checkpoint is {kept}" if kept else "no checkpoint was reached before"),
             )
-        return terms["loss"]
+        return loss * self.args.world_size  # processes average their gradients, and the loss is a sum over them
 
-    def _terms(self, model: torch.nn.Module, inputs: Batch) -> dict[str, Tensor]:
-        rows, mask = inputs["rows"].cpu(), inputs["attention_mask"]
-        lesson = self._lesson
-        match_hidden = lesson is not None and hasattr(self, "_hidden")
-        out = model(input_ids=inputs["input_ids"], attention_mask=mask, output_hidden_states=match_hidden)
-        ce = functional.cross_entropy(out.logits.float(), self._classes[rows].to(out.logits.device))
-        if lesson is None:
-            return {"loss": ce}
-        kd = forward_kl(out.logits, lesson.signal.logits[rows].to(out.logits.device), lesson.temperature)
-        loss = lesson.kd_weight * kd + (1 - lesson.kd_weight) * ce
-        terms = {"ce": ce, "kd": kd}
-        if match_hidden:
-            teacher = self._hidden[rows].to(out.logits.device)
-            terms["hidden"] = hidden_mse(pooled(out.hidden_states[1:], mask), teacher)
-            loss = loss + lesson.hidden_weight * terms["hidden"]
-        return terms | {"loss": loss}
+    def _add(self, terms: Mapping[str, Tensor]) -> None:
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value.detach().float()
+        self._steps_summed += 1 / self.args.gradient_accumulation_steps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._steps:
-            logs |= {name: total / self._steps for name, total in self._sums.items()}
-            self._sums, self._steps = {}, 0
+        if "loss" in logs and self._steps_summed:
+            names = list(self._sums)
+            sums = self.accelerator.reduce(torch.stack([self._sums[name] for name in names]), "sum")
+            logs |= {name: float(value) / self._steps_summed for name, value in zip(names, sums, strict=True)}
+            self._sums, self._steps_summed = {}, 0.0
         super().log(logs, start_time)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        if self._score is None:
+            return {}
+        model: Any = self.accelerator.unwrap_model(self.model)
+        model.train(False)
+        found = {f"eval_{SCORE}": self._score(model)}
+        model.train(True)
+        self.log(dict(found))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
 
 
 class _Report(TrainerCallback):
@@ -215,5 +296,6 @@ class _Report(TrainerCallback):
         self._total = total
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        entry = state.log_history[-1] if state.log_history else {}
-        self._progress(state.global_step, self._total, f"loss {entry['loss']:.3f}" if "loss" in entry else "")
+        losses = (entry["loss"] for entry in reversed(state.log_history) if "loss" in entry)
+        last = next(losses, None)
+        self._progress(state.global_step, self._total, "" if last is None else f"loss {last:.3f}")

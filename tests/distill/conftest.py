@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from edgedistill.distill import logits
 from edgedistill.distill.batches import encode
+from edgedistill.distill.classes import Examples
 from edgedistill.distill.logits import Signal
-from edgedistill.distill.trainer import Examples
 from edgedistill.teachers import local
 
 LABELS = ("door", "light", "music")

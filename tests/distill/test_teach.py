@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from edgedistill.config import Request
 from edgedistill.data import rows as data
 from edgedistill.distill import logits, teach
-from edgedistill.distill.trainer import Examples, Schedule, fit
+from edgedistill.distill.classes import Classes, Examples
+from edgedistill.distill.trainer import Schedule, fit
 from edgedistill.errors import IntegrityError
 from edgedistill.store import Store
 from edgedistill.teachers import local
@@ -81,7 +82,7 @@ def test_a_probed_head_finds_what_the_features_say_and_leaves_them_alone(
     model = classifier()
     fit(
         model,
-        toy,
+        Classes(toy),
         Schedule(epochs=6, learning_rate=5e-3, batch_tokens=64, checkpoint_steps=1000, seed=0),
         work=tmp_path,
     )

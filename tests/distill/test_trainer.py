@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from edgedistill.distill import checkpoint, logits, losses, trainer
+from edgedistill.distill import checkpoint, classes, logits, losses, trainer
+from edgedistill.distill.classes import Classes, Examples, Teaching
 from edgedistill.distill.logits import Signal
-from edgedistill.distill.trainer import Examples, Lesson, Schedule, fit
+from edgedistill.distill.trainer import Schedule, fit
 from edgedistill.errors import StageError
 from edgedistill.types import Progress
 
@@ -28,9 +29,9 @@ def schedule(**changes: Any) -> Schedule:
     return Schedule(**(settings | changes))
 
 
-def lesson(signal: Signal, **changes: Any) -> Lesson:
-    settings: dict[str, Any] = {"layers": (0, 1, 2), "temperature": 2.0, "kd_weight": 0.9, "hidden_weight": 1.0}
-    return Lesson(signal=signal, **(settings | changes))
+def lesson(examples: Examples, signal: Signal, **changes: Any) -> Classes:
+    settings: dict[str, Any] = {"layers": (0, 1, 2), "temperature": (2.0, 2.0), "kd_weight": 0.9, "hidden_weight": 1.0}
+    return Classes(examples, Teaching(signal=signal, **(settings | changes)))
 
 
 def same(first: State, second: State) -> bool:
@@ -51,7 +52,7 @@ def killed_at(step: int) -> Progress:
 
 def test_the_toy_task_is_learned_from_its_labels(classifier: Make, toy: Examples, tmp_path: Path) -> None:
     model = classifier()
-    curve = fit(model, toy, schedule(epochs=6), work=tmp_path)
+    curve = fit(model, Classes(toy), schedule(epochs=6), work=tmp_path)
     assert curve[0]["loss"] > 0.9
     assert sum(point["loss"] for point in curve[-10:]) / 10 < 0.2
     assert not model.training
@@ -62,7 +63,7 @@ def test_the_toy_task_is_learned_from_its_labels(classifier: Make, toy: Examples
 def test_a_student_comes_nearer_to_the_answers_and_the_inside_of_its_teacher(
     classifier: Make, toy: Examples, signal: Signal, tmp_path: Path
 ) -> None:
-    curve = fit(classifier(), toy, schedule(epochs=4), lesson=lesson(signal), work=tmp_path)
+    curve = fit(classifier(), lesson(toy, signal), schedule(epochs=4), work=tmp_path)
     for term in ("kd", "hidden"):
         early, late = (sum(point[term] for point in part) for part in (curve[:10], curve[-10:]))
         assert late < 0.7 * early, term
@@ -71,7 +72,7 @@ def test_a_student_comes_nearer_to_the_answers_and_the_inside_of_its_teacher(
 def test_the_loss_is_the_weighted_sum_of_its_terms(
     classifier: Make, toy: Examples, signal: Signal, tmp_path: Path
 ) -> None:
-    curve = fit(classifier(), toy, schedule(epochs=1), lesson=lesson(signal, hidden_weight=0.5), work=tmp_path)
+    curve = fit(classifier(), lesson(toy, signal, hidden_weight=0.5), schedule(epochs=1), work=tmp_path)
     for point in curve:
         expected = 0.9 * point["kd"] + 0.1 * point["ce"] + 0.5 * point["hidden"]
         assert point["loss"] == pytest.approx(expected, rel=1e-5)
@@ -84,7 +85,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(
     for number, seed in enumerate((11, 11, 12)):
         model = classifier()
         torch.manual_seed(number)  # what happened before must not matter
-        curve = fit(model, toy, schedule(epochs=1, seed=seed), lesson=lesson(signal), work=tmp_path / str(number))
+        curve = fit(model, lesson(toy, signal), schedule(epochs=1, seed=seed), work=tmp_path / str(number))
         found.append((model.state_dict(), curve))
     assert same(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
@@ -100,13 +101,13 @@ def finished_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(classifier: Make, toy: Examples, signal: Signal, finished_work: Path) -> tuple[State, Curve]:
     model = classifier()
-    curve = fit(model, toy, schedule(), lesson=lesson(signal), work=finished_work)
+    curve = fit(model, lesson(toy, signal), schedule(), work=finished_work)
     return model.state_dict(), curve
 
 
 def interrupted(classifier: Make, toy: Examples, signal: Signal, work: Path, step: int) -> None:
     with pytest.raises(Killed):
-        fit(classifier(), toy, schedule(), lesson=lesson(signal), work=work, progress=killed_at(step))
+        fit(classifier(), lesson(toy, signal), schedule(), work=work, progress=killed_at(step))
 
 
 @pytest.mark.parametrize("step", [2, 8, 20, 30])
@@ -122,9 +123,8 @@ def test_a_training_that_was_killed_ends_in_the_same_bits_and_the_same_curve(
     model, steps = classifier(), list[int]()
     curve = fit(
         model,
-        toy,
+        lesson(toy, signal),
         schedule(),
-        lesson=lesson(signal),
         work=tmp_path / "work",
         progress=lambda done, total, note="": steps.append(done),
     )
@@ -139,10 +139,10 @@ def test_a_kill_between_two_points_of_the_curve_changes_no_point(
     monkeypatch.setattr(
         trainer, "LOGGED_POINTS", 6
     )  # of 30 steps: a point every 5; a checkpoint every 3 would fall between
-    whole = fit(classifier(), toy, schedule(), work=tmp_path / "whole")
+    whole = fit(classifier(), Classes(toy), schedule(), work=tmp_path / "whole")
     with pytest.raises(Killed):
-        fit(classifier(), toy, schedule(), work=tmp_path / "killed", progress=killed_at(13))
-    assert fit(classifier(), toy, schedule(), work=tmp_path / "killed") == whole
+        fit(classifier(), Classes(toy), schedule(), work=tmp_path / "killed", progress=killed_at(13))
+    assert fit(classifier(), Classes(toy), schedule(), work=tmp_path / "killed") == whole
     assert [point["step"] for point in whole] == [5, 10, 15, 20, 25, 30]
 
 
@@ -152,9 +152,8 @@ def test_a_training_that_had_finished_is_not_done_again(
     model, steps = classifier(), list[int]()
     curve = fit(
         model,
-        toy,
+        lesson(toy, signal),
         schedule(),
-        lesson=lesson(signal),
         work=finished_work,
         progress=lambda done, total, note="": steps.append(done),
     )
@@ -195,7 +194,7 @@ def test_a_spoiled_checkpoint_is_removed_and_the_one_before_is_used(
     assert checkpoint.newest(work) == str(work / "checkpoint-6")
     assert not (work / "checkpoint-9").exists()
     model = classifier()
-    assert fit(model, toy, schedule(), lesson=lesson(signal), work=work) == uninterrupted[1]
+    assert fit(model, lesson(toy, signal), schedule(), work=work) == uninterrupted[1]
     assert same(model.state_dict(), uninterrupted[0])
 
 
@@ -207,13 +206,13 @@ def test_without_a_good_checkpoint_training_starts_again(
     for folder in work.glob("checkpoint-*"):
         torn(folder)
     model = classifier()
-    fit(model, toy, schedule(), lesson=lesson(signal), work=work)
+    fit(model, lesson(toy, signal), schedule(), work=work)
     assert same(model.state_dict(), uninterrupted[0])
 
 
 def test_checkpoints_are_compared_as_numbers(classifier: Make, toy: Examples, tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        fit(classifier(), toy, schedule(), work=tmp_path, progress=killed_at(4))
+        fit(classifier(), Classes(toy), schedule(), work=tmp_path, progress=killed_at(4))
     for step in (9, 10):
         shutil.copytree(tmp_path / "checkpoint-3", tmp_path / f"checkpoint-{step}")
     assert checkpoint.newest(tmp_path) == str(tmp_path / "checkpoint-10")
@@ -223,7 +222,7 @@ def test_a_learning_rate_that_is_too_high_is_named_with_the_step(
     classifier: Make, toy: Examples, tmp_path: Path
 ) -> None:
     with pytest.raises(StageError, match=r"the loss became \S+ at step [3-9] with learning rate \d\S*e\+") as caught:
-        fit(classifier(), toy, schedule(learning_rate=1e38), work=tmp_path)
+        fit(classifier(), Classes(toy), schedule(learning_rate=1e38), work=tmp_path)
     assert "lower the learning rate" in str(caught.value.hint)
 
 
@@ -234,7 +233,7 @@ def test_a_weight_that_is_no_number_stops_the_training_at_its_first_step(
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
     with pytest.raises(StageError, match="the loss became nan at step 1 "):
-        fit(model, toy, schedule(), work=tmp_path)
+        fit(model, Classes(toy), schedule(), work=tmp_path)
 
 
 def seen_by(model: PreTrainedModel) -> list[list[list[int]]]:
@@ -255,8 +254,8 @@ def test_control_and_student_see_the_same_batches_in_the_same_order(
     student, control = classifier(), classifier()
     of_student, of_control = seen_by(student), seen_by(control)
     ends = (
-        fit(student, toy, schedule(epochs=1), lesson=lesson(signal), work=tmp_path / "student")[-1],
-        fit(control, toy, schedule(epochs=1), work=tmp_path / "control")[-1],
+        fit(student, lesson(toy, signal), schedule(epochs=1), work=tmp_path / "student")[-1],
+        fit(control, Classes(toy), schedule(epochs=1), work=tmp_path / "control")[-1],
     )
     assert of_student == of_control
     assert ends[0]["step"] == ends[1]["step"] == len(of_student)
@@ -298,17 +297,17 @@ def test_every_row_meets_its_own_answer_through_shuffling_two_epochs_and_a_kill(
         insides.append(teacher[:, :, 0, 0].float())
         return losses.hidden_mse(student, teacher)
 
-    monkeypatch.setattr(trainer, "forward_kl", kl)
-    monkeypatch.setattr(trainer, "hidden_mse", mse)
-    taught = lesson(signal, kd_weight=1.0, layers=(0, 2, 1))
+    monkeypatch.setattr(classes, "forward_kl", kl)
+    monkeypatch.setattr(classes, "hidden_mse", mse)
+    taught = lesson(examples, signal, kd_weight=1.0, layers=(0, 2, 1))
     if kill is not None:
         with pytest.raises(Killed):
-            fit(classifier(), examples, schedule(), lesson=taught, work=tmp_path, progress=killed_at(kill))
+            fit(classifier(), taught, schedule(), work=tmp_path, progress=killed_at(kill))
         before = (kill - 1) // 3 * 3
         del answers[before:], insides[before:]
     model = classifier()
     texts = seen_by(model)
-    fit(model, examples, schedule(), lesson=taught, work=tmp_path)
+    fit(model, taught, schedule(), work=tmp_path)
     rows = [[text[1] - 5 for text in batch] for batch in texts]
     done = len(answers) - len(rows)
     assert answers[done:] == rows

@@ -1,16 +1,9 @@
-"""The order of the stages, and nothing else: from a request to a bundle and a report.
-
-    (label) ─► rows ─► plan ─► teacher ─► signals ─► student, control ─► export ─► answers, bench, target ─► report
-
-Every stage goes through the store, so a build that was killed goes on where it was, and one with nothing to do only
-compares hashes. The stages that train and measure are imported when they have to run.
-"""
+"""From a request to a bundle and a report: what `edgedistill build` does."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import statistics
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +14,16 @@ from edgedistill.bench.machine import environment
 from edgedistill.bundle import manifest
 from edgedistill.bundle.assemble import RUNTIME
 from edgedistill.config import Request
-from edgedistill.data import rows as data
-from edgedistill.data.rows import Row
-from edgedistill.errors import EdgeDistillError, InputError, PlanRefused
-from edgedistill.labeling import stage as labelling
+from edgedistill.errors import EdgeDistillError, PlanRefused
 from edgedistill.links import emulated
+from edgedistill.pipeline.classify import classes, teach
+from edgedistill.pipeline.prepare import STORE, Prepared, check_out, prepare
 from edgedistill.stages import UNWATCHED, Run, Watch
-from edgedistill.store import Output, Store, canonical, file_sha256, hashes, publish, write_atomically
-from edgedistill.teachers import local
-from edgedistill.types import SPLITS, Plan, Rows, Teacher
+from edgedistill.store import Output, Store, file_sha256, hashes, publish, write_atomically
+from edgedistill.types import Plan, Student
 
-STORE = ".edgedistill"
 BUILDS = ("classification",)
-"""Tasks that there are students for."""
+"""Tasks whose students can be written for a device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +41,6 @@ class Built:
         return [goal for goal in self.report["goals"] if goal["held"] is False]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """What is known before anything is trained."""
-
-    rows: Rows
-    teacher: Teacher
-    plan: Plan
-    facts: planning.RowFacts
-    threads: int
-
-
 def plan(request: Request, watch: Watch = UNWATCHED) -> Plan:
     """What a build would do, without doing it.
 
@@ -69,9 +48,9 @@ def plan(request: Request, watch: Watch = UNWATCHED) -> Plan:
         PlanRefused: nothing fits, with the arithmetic.
         InputError: the rows or the teacher cannot be used.
     """
-    _check_out(request.out)
+    _check(request)
     with Store(request.out.parent / STORE) as store:
-        return _prepare(Run(request, store, watch), ask=False).plan
+        return prepare(Run(request, store, watch), ask=False).plan
 
 
 def build(request: Request, watch: Watch = UNWATCHED, *, fresh: bool = False) -> Built:
@@ -83,10 +62,10 @@ def build(request: Request, watch: Watch = UNWATCHED, *, fresh: bool = False) ->
     Raises:
         EdgeDistillError: see `edgedistill.errors` for the kinds; finished stages are kept.
     """
-    _check_out(request.out)
+    _check(request)
     with Store(request.out.parent / STORE, fresh=fresh) as store:
         run = Run(request, store, watch)
-        known = _prepare(run)
+        known = prepare(run)
         result = _make(run, known)
         with run.stage("publish") as stage:
             bundle, page = _publish(run, result)
@@ -95,82 +74,15 @@ def build(request: Request, watch: Watch = UNWATCHED, *, fresh: bool = False) ->
         return Built(bundle=bundle, page=page, report=report, changed=run.changed)
 
 
-def _check_out(out: Path) -> None:
-    """Refuses a place for the results that could never be written, before hours of work for it."""
-    try:
-        taken = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
-        if not taken.is_dir():
-            raise InputError(f"nothing can be written into {out}: {taken} is a file", hint="choose another --out")
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the folder of {out} cannot be made: {error.strerror}", hint="choose another --out, or check permissions"
-        ) from error
-
-
-def _prepare(run: Run, *, ask: bool = True) -> Prepared:
-    request = run.request
-    device = catalog.device(request.target)
+def _check(request: Request) -> None:
+    check_out(request.out)
     if request.task not in BUILDS:
         raise PlanRefused(
-            f"students for the task {request.task!r} cannot be built yet, only for {', '.join(BUILDS)}",
-            hint="edgedistill label has a teacher answer its rows",
+            f"students for the task {request.task!r} cannot be exported yet, only for {', '.join(BUILDS)}",
+            hint="edgedistill distill trains them; edgedistill label has a teacher answer their rows",
         )
-    settings, told = request.data, {}
-    if request.label.teachers:
-        with run.stage("label") as stage:
-            settings, ledger, output = labelling.kept(request, run.store, stage.progress, ask=ask)
-            stage.took(output)
-            stage.note = labelling.summary(ledger)
-            told = {"source": Path(request.data.folder).name, "labelling": ledger}
-    with run.stage("rows") as stage:
-        rows, output = data.prepare(settings, seed=request.seed, store=run.store)
-        rows = replace(rows, facts={**rows.facts, **told})
-        stage.took(output)
-        stage.note = ", ".join(f"{rows.counts[split]} {split}" for split in SPLITS) + f", {len(rows.labels)} labels"
-        if rows.facts["rejected"]:
-            stage.note += f", {rows.facts['rejected']} rejected: {rows.facts['rejected_file']}"
-    with run.stage("plan") as stage:
-        teacher = local.find(request.teacher.model, rows.labels)
-        facts, output = _facts(run.store, rows, teacher, request)
-        stage.took(output)
-        threads = max(1, min(catalog.workload(request.bench.workload).threads, device.cores))
-        made = planning.plan(request, device, catalog.recipes(), teacher, facts, threads=threads)
-        stage.note = made.explanation[0]
-    return Prepared(rows=rows, teacher=teacher, plan=made, facts=facts, threads=threads)
-
-
-def _facts(store: Store, rows: Rows, teacher: Teacher, request: Request) -> tuple[planning.RowFacts, Output]:
-    """Lengths and vocabulary of the rows in the teacher's pieces. Raises InputError for a vocabulary too small."""
-    size = request.student.vocabulary and min(request.student.vocabulary, teacher.shape.vocabulary)
-
-    def produce(folder: Path, _: Path) -> None:
-        from tokenizers import Tokenizer
-
-        from edgedistill.distill.vocab import pieces_of, trim
-
-        tokenizer = Tokenizer.from_file(str(teacher.path / local.TOKENIZER))
-        texts = [row.text for row in data.read(rows, "train")]
-        special = tokenizer.num_special_tokens_to_add(False)
-        lengths = [min(len(ids) + special, request.data.max_tokens) for ids in pieces_of(tokenizer, texts)]
-        trimmed = trim(tokenizer, texts, size=size)  # refuses a size that leaves no room for what is needed
-        found = {
-            "labels": len(rows.labels),
-            "tokens": round(statistics.median(lengths)),
-            "vocabulary": len(trimmed.kept),
-            "teacher_tokenizer_bytes": (teacher.path / local.TOKENIZER).stat().st_size,
-            "student_tokenizer_bytes": len(trimmed.tokenizer.to_str(pretty=True).encode()),  # as it is saved
-        }
-        (folder / "facts.json").write_bytes(canonical(found))
-
-    inputs = {
-        "rows": rows.sha256,
-        "teacher": teacher.sha256,
-        "max_tokens": request.data.max_tokens,
-        "vocabulary": size,
-    }
-    output = store.get("facts", inputs, produce)
-    return planning.RowFacts(**json.loads((output.path / "facts.json").read_text())), output
+    if request.student.kind == "static":
+        raise PlanRefused("static students cannot be bundled yet", hint="edgedistill distill trains them")
 
 
 def _make(run: Run, known: Prepared) -> Output:
@@ -215,49 +127,26 @@ def _cut_short(output: Output) -> bool:
 def _stages(run: Run, known: Prepared, folder: Path) -> None:
     from edgedistill.bench import protocol, target
     from edgedistill.bundle import assemble
-    from edgedistill.distill import teach, tokens
+    from edgedistill.distill import encoder
     from edgedistill.evaluate import arms
     from edgedistill.export import ladder, parity
     from edgedistill.report import collect, render
 
     request, rows, store = run.request, known.rows, run.store
-    splits = {split: data.read(rows, split) for split in SPLITS}
-    limit = request.data.max_tokens
-
-    with run.stage("teacher") as stage:
-        tuned = teach.teach(known.teacher, rows, splits["train"], request, store=store, progress=stage.progress)
-        stage.took(tuned)
-        stage.note = "has the head already" if tuned is None else "fine-tuned on the labelled rows"
-    teacher, identity = (known.teacher.path, known.teacher.sha256) if tuned is None else (tuned.path, tuned.sha256)
-
-    with run.stage("signals") as stage:
-        answers = teach.ask(teacher, identity, rows, splits, limit, store=store, progress=stage.progress)
-        stage.took(answers)
-
-    trained = {}
-    for arm in tokens.ARMS:
-        with run.stage(arm) as stage:
-            trained[arm] = tokens.distil(
-                arm,
-                teacher,
-                answers,
-                rows,
-                splits,
-                known.plan.student_shape,
-                request,
-                store=store,
-                progress=stage.progress,
-            )
-            stage.took(trained[arm][1])
-    (student, student_output), (control, control_output) = trained["student"], trained["control"]
+    taught = teach(run, known)
+    splits, limit = taught.splits, request.data.max_tokens
+    output = taught.outputs["student"]
+    student = Student(
+        path=output.path, sha256=output.sha256, shape=known.plan.student_shape, curve=taught.curves["student"]
+    )
 
     with run.stage("export") as stage:
         exported, output = ladder.export(
             student,
             known.plan.recipes,
-            ids=tokens.encoded(student, splits["validation"], limit),
-            truth=_classes(rows, splits["validation"]),
-            logits=tokens.said(student_output, "validation", splits["validation"]),
+            ids=encoder.encoded(student, splits["validation"], limit),
+            truth=classes(rows, splits["validation"]),
+            logits=taught.logits("student", "validation"),
             tolerance=request.export.tolerance,
             store=store,
             progress=stage.progress,
@@ -276,21 +165,29 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
         stage.took(draft)
 
     with run.stage("answers") as stage:
-        test_ids = tokens.encoded(student, splits["test"], limit)
+        test_ids = encoder.encoded(student, splits["test"], limit)
         shipped, output = parity.kept_answers(exported, test_ids, rows.sha256, store=store, progress=stage.progress)
         stage.took(output)
         logits: dict[arms.Name, Any] = {
-            "teacher": tokens.said(answers, "test", splits["test"]),
-            "control": tokens.said(control_output, "test", splits["test"]),
-            "student": tokens.said(student_output, "test", splits["test"]),
+            "teacher": taught.logits("teacher", "test"),
+            "control": taught.logits("control", "test"),
+            "student": taught.logits("student", "test"),
             "exported": shipped,
         }
-        truth = _classes(rows, splits["test"])
+        truth = classes(rows, splits["test"])
 
     texts = [row.text for row in splits["test"]]
     with run.stage("bench") as stage:
         measured, output = protocol.bench(
-            teacher, identity, known.teacher, draft, texts, request, known.threads, store=store, progress=stage.progress
+            taught.teacher,
+            taught.identity,
+            known.teacher,
+            draft,
+            texts,
+            request,
+            known.threads,
+            store=store,
+            progress=stage.progress,
         )
         stage.took(output)
 
@@ -312,22 +209,13 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
             environment=measured.environment,
             on_target=on_target,
             exported=exported,
-            curves={"student": student.curve, "control": control.curve}
-            | ({} if tuned is None else {"teacher": teach.curve(tuned)}),
+            curves=taught.curves,
             seconds=run.seconds,
             threads=known.threads,
         )
         assemble.finish(draft.path, folder / "bundle", report)
         (folder / "report.html").write_text(render.render(report), encoding="utf-8")
         (folder / "report.json").write_text(render.render_json(report), encoding="utf-8")
-
-
-def _classes(rows: Rows, of_split: list[Row]) -> Any:
-    """The class number of each row. Shape: [rows]."""
-    import numpy as np
-
-    number = {label: i for i, label in enumerate(rows.labels)}
-    return np.array([number[row.label] for row in of_split])
 
 
 def _publish(run: Run, result: Output) -> tuple[Path, Path]:

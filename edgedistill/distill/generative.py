@@ -1,0 +1,378 @@
+"""Students that write: a decoder made of its teacher's layers, or a named one, learns the answers of the rows.
+
+The control arm goes through the same function with the answers alone: same start, same batches, same steps.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+
+from edgedistill.config import Request
+from edgedistill.distill import decoder, lora, signals, teach
+from edgedistill.distill.batches import ByTokens
+from edgedistill.distill.decoder_shape import DecoderShape, shape_of
+from edgedistill.distill.examples import Example, encode
+from edgedistill.distill.onpolicy import OnPolicy, Writing
+from edgedistill.distill.router import RouteName
+from edgedistill.distill.sparse import Sparsity
+from edgedistill.distill.tokens import Answers, Judgement, Teaching
+from edgedistill.distill.trainer import Curve, Lesson, Schedule, fit
+from edgedistill.distill.vocab import Trimmed, trim
+from edgedistill.errors import InputError
+from edgedistill.store import Output, Store, canonical, digest, file_sha256
+from edgedistill.tasks.task import Row, Style, Task
+from edgedistill.teachers import causal, local
+from edgedistill.types import Progress, silent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ArmName = Literal["student", "control"]
+ARMS: tuple[ArmName, ...] = get_args(ArmName)
+PLAIN = Style(plain=True)
+"""How students are asked: for the answer itself."""
+ROWS_FOR_INFLUENCE = 16
+TOO_LONG = 0.1
+"""Share of the rows that may be left out because they do not fit into `[data] max_tokens`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """A decoder in a folder, and the hash of all that decides its answers."""
+
+    folder: Path
+    sha256: str
+
+
+def find(model: str) -> Writer:
+    """A local decoder, or the hub's copy of one.
+
+    Raises:
+        InputError: there is none, or it may not be loaded.
+    """
+    folder = local.locate(model, patterns=("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"))
+    weights = causal.check(folder)
+    told = [*weights, *(path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".jinja"))]
+    return Writer(folder=folder, sha256=digest({path.name: file_sha256(path) for path in told}))
+
+
+def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, without its own code."""
+    from transformers import AutoTokenizer
+
+    found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return found
+
+
+def examples_of(tokenizer: PreTrainedTokenizerBase, task: Task, rows: Sequence[Row], max_tokens: int) -> list[Example]:
+    """The rows with their answers in the pieces of a tokenizer; those that do not fit are left out.
+
+    Raises:
+        InputError: more rows than a tenth do not fit.
+    """
+    found = [encode(tokenizer, task.messages(row, PLAIN), str(task.gold(row)), max_tokens) for row in rows]
+    reasons = [reason for reason in found if isinstance(reason, str)]
+    if len(reasons) > TOO_LONG * len(rows):
+        raise InputError(
+            f"{len(reasons)} of {len(rows)} rows cannot be learned from, such as: {reasons[0]}",
+            hint="raise [data] max_tokens",
+        )
+    return [example for example in found if isinstance(example, Example)]
+
+
+def tune(
+    teacher: Writer, task: Task, train: Sequence[Row], rows: str, request: Request, *, store: Store, progress: Progress
+) -> Output | None:
+    """Fine-tunes the teacher on the rows' answers; the result is an ordinary checkpoint.
+
+    Args:
+        rows: hash of the rows.
+
+    Returns:
+        None when `[teacher] epochs` is left out, or 0: then it is taken as it is.
+    """
+    if not request.teacher.epochs:
+        return None
+    settings = request.teacher.model_dump(exclude={"model"})
+    inputs = {
+        "teacher": teacher.sha256,
+        "task": task.name,
+        "rows": rows,
+        "settings": settings,
+        "max_tokens": request.data.max_tokens,
+        "seed": request.seed,
+    }
+
+    def produce(folder: Path, work: Path) -> None:
+        model = decoder.load_student(teacher.folder)
+        tokenizer = tokenizer_of(teacher.folder)
+        lesson = Answers(examples_of(tokenizer, task, train, request.data.max_tokens), pad=0)
+        schedule = Schedule(
+            epochs=request.teacher.epochs or 0,
+            learning_rate=request.teacher.learning_rate,
+            batch_tokens=request.teacher.batch_tokens,
+            checkpoint_steps=request.distill.checkpoint_steps,
+            seed=request.seed,
+        )
+        curve = fit(model, lesson, schedule, work=work, progress=progress)
+        _save(model, tokenizer, folder, curve)
+
+    return store.get("teacher", inputs, produce, together=True)
+
+
+def capture(
+    teacher: Writer, task: Task, train: Sequence[Row], rows: str, request: Request, *, store: Store, progress: Progress
+) -> Output:
+    """The teacher's log-probabilities at every token of the rows' answers, asked once."""
+    sparsity = _sparsity(request)
+    inputs = {
+        "teacher": teacher.sha256,
+        "task": task.name,
+        "rows": rows,
+        "max_tokens": request.data.max_tokens,
+        "sparsity": asdict(sparsity),
+    }
+
+    def produce(folder: Path, work: Path) -> None:
+        tokenizer = tokenizer_of(teacher.folder)
+        model: Any = decoder.load_student(teacher.folder)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        signals.capture(
+            model,
+            examples_of(tokenizer, task, train, request.data.max_tokens),
+            signals.source_of(tokenizer, teacher.sha256),
+            sparsity,
+            folder=folder,
+            work=work,
+            progress=progress,
+        )
+
+    return store.get("signals", inputs, produce)
+
+
+def distil(
+    arm: ArmName,
+    route: RouteName,
+    teacher: Writer,
+    asked: Output | None,
+    task: Task,
+    train: Sequence[Row],
+    validation: Sequence[Row],
+    rows: str,
+    shape: DecoderShape,
+    request: Request,
+    *,
+    store: Store,
+    progress: Progress = silent,
+) -> tuple[Output, Curve]:
+    """Trains one arm; the result is an ordinary checkpoint.
+
+    Args:
+        arm: "student" learns from the teacher by the route, "control" from the rows' answers alone.
+        teacher: on the route `sequence` only what the student is made of.
+        asked: from `capture`, on the route `tokens`.
+        shape: of a student made from the teacher; a named one has its own.
+    """
+    named = None if request.student.model is None else find(request.student.model)
+    inputs = {
+        "arm": arm,
+        "start": teacher.sha256 if named is None else named.sha256,
+        "route": route if arm == "student" else None,
+        "teacher": teacher.sha256 if arm == "student" and route == "onpolicy" else None,
+        "signals": asked.sha256 if arm == "student" and asked is not None else None,
+        "task": task.name,
+        "rows": rows,
+        "shape": asdict(shape) if named is None else None,
+        "settings": request.distill.model_dump(exclude={"checkpoint_steps"}),
+        "lora": request.student.lora_rank,
+        "max_tokens": request.data.max_tokens,
+        "seed": request.seed,
+    }
+
+    def produce(folder: Path, work: Path) -> None:
+        start = named or teacher
+        tokenizer: Any = tokenizer_of(start.folder)
+        kept = None
+        if named is None:
+            trimmed = trimmed_for(tokenizer, task, train, request)
+            model = made_of(teacher, trimmed, shape)
+            kept, tokenizer = trimmed.kept, _with(tokenizer, trimmed)
+        else:
+            model = decoder.load_student(named.folder)
+        examples = examples_of(tokenizer, task, train, request.data.max_tokens)
+        _check_lengths(model, examples)
+        lesson: Lesson = Answers(examples, pad=0)
+        if arm == "student" and route == "onpolicy":
+            lesson = _listened_to(examples, teacher, kept or range(len(tokenizer)), request)
+        elif arm == "student" and asked is not None:
+            source = signals.source_of(tokenizer_of(teacher.folder), teacher.sha256)
+            size = int(model.config.vocab_size)
+            said = signals.read(asked.path, source, examples, vocabulary=size, kept=kept)
+            lesson = Answers(examples, 0, _teaching(said, request))
+        score = None
+        if request.distill.patience is not None:
+            held_out = Answers(examples_of(tokenizer, task, validation, request.data.max_tokens), pad=0)
+            score = functools.partial(likelihood, held_out, request.distill.batch_tokens)
+        adapted: Any = model
+        if request.student.lora_rank is not None:
+            adapted = lora.with_lora(model, request.student.lora_rank, seed=request.seed)
+        curve = fit(adapted, lesson, schedule_of(request), work=work, score=score, progress=progress)
+        _save(model if adapted is model else lora.merged(adapted), tokenizer, folder, curve)
+
+    output = store.get(arm, inputs, produce, together=True)
+    return output, teach.curve(output)
+
+
+@torch.inference_mode()
+def likelihood(lesson: Answers, batch_tokens: int, model: PreTrainedModel) -> float:
+    """Mean log-probability of an answer's token, in nats."""
+    total, items = 0.0, 0
+    for rows in ByTokens(lesson.lengths, batch_tokens):
+        batch = {name: value.to(model.device) for name, value in lesson.batch(rows).items()}
+        total -= float(lesson.terms(model, batch, 0.0)["ce"])
+        items += lesson.items(rows)
+    return total / items
+
+
+def _listened_to(examples: Sequence[Example], teacher: Writer, kept: Sequence[int], request: Request) -> OnPolicy:
+    settings = request.distill
+    writing = Writing(share=settings.own_share, max_tokens=settings.own_tokens, seed=request.seed)
+    return OnPolicy(examples, decoder.load_student(teacher.folder), kept, writing, beta=settings.beta)
+
+
+def _teaching(said: signals.Signals, request: Request) -> Teaching:
+    return Teaching(
+        judgements=[Judgement(signals=said, sampled=request.distill.signals == "sampled")],
+        kd_weight=request.distill.kd_weight,
+        temperature=request.distill.temperatures,
+    )
+
+
+def _check_lengths(model: PreTrainedModel, examples: Sequence[Example]) -> None:
+    """Refuses rows on both sides of LongRoPE's border: the longest row of a batch decides how all of them are read.
+
+    Raises:
+        InputError: some rows are longer than the original context, and others are not.
+    """
+    config: Any = model.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return
+    limit = rope.get("original_max_position_embeddings") or config.original_max_position_embeddings
+    if len({len(example.ids) > limit for example in examples}) > 1:
+        raise InputError(
+            f"some rows have more than {limit} tokens, and others fewer: this model reads the two in different ways",
+            hint=f"set [data] max_tokens to {limit}",
+        )
+
+
+def schedule_of(request: Request) -> Schedule:
+    """How a student is trained, and its control arm."""
+    settings = request.distill
+    return Schedule(
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        batch_tokens=settings.batch_tokens,
+        checkpoint_steps=settings.checkpoint_steps,
+        seed=request.seed,
+        parts=settings.parts,
+        patience=settings.patience,
+        report_to=settings.report_to,
+    )
+
+
+def made_of(teacher: Writer, trimmed: Trimmed, shape: DecoderShape) -> PreTrainedModel:
+    """The student before its training. It draws no random numbers."""
+    model = decoder.load_student(teacher.folder)
+    return decoder.initialise(model, replace(shape, vocabulary=len(trimmed.kept)), trimmed.kept)
+
+
+def trimmed_for(tokenizer: PreTrainedTokenizerBase, task: Task, train: Sequence[Row], request: Request) -> Trimmed:
+    """The teacher's tokenizer with the pieces that the rows need, chat template included."""
+    untyped: Any = tokenizer
+    texts = []
+    for row in train:
+        turns = [*map(dict, task.messages(row, PLAIN)), {"role": "assistant", "content": str(task.gold(row))}]
+        if untyped.chat_template is None:
+            texts.append("\n\n".join(turn["content"] for turn in turns))
+        else:
+            texts.append(untyped.apply_chat_template(turns, tokenize=False))
+    return trim(untyped.backend_tokenizer, texts, size=request.student.vocabulary)
+
+
+def shape_for(
+    teacher: Writer, task: Task, train: Sequence[Row], rows: str, request: Request, *, store: Store
+) -> tuple[DecoderShape, DecoderShape, Output]:
+    """The sizes of the teacher and of the student that is made of it: half of the layers, unless the user says.
+
+    Which layers: the first, the last, and those that change what passes through them most (`decoder.influence`).
+    """
+    inputs = {
+        "teacher": teacher.sha256,
+        "task": task.name,
+        "rows": rows,
+        "layers": request.student.layers,
+        "vocabulary": request.student.vocabulary,
+        "max_tokens": request.data.max_tokens,
+    }
+
+    def produce(folder: Path, _: Path) -> None:
+        model = decoder.load_student(teacher.folder)
+        tokenizer = tokenizer_of(teacher.folder)
+        full = shape_of(model)
+        count = min(request.student.layers or -(-len(full.layers) // 2), len(full.layers))
+        sample = examples_of(tokenizer, task, train[:ROWS_FOR_INFLUENCE], request.data.max_tokens)
+        found = decoder.influence(model, [example.ids for example in sample])
+        between = sorted(full.layers[1:-1], key=lambda layer: -found[layer])[: max(count - 2, 0)]
+        layers = sorted({full.layers[-1], *full.layers[: count - 1][:1], *between})
+        pieces = len(trimmed_for(tokenizer, task, train, request).kept)
+        student = replace(full, layers=tuple(layers), vocabulary=pieces)
+        (folder / "shapes.json").write_bytes(canonical([asdict(full), asdict(student)]))
+
+    output = store.get("shape", inputs, produce)
+    full, student = (
+        DecoderShape(**{**found, "layers": tuple(found["layers"]), "biases": tuple(found["biases"])})
+        for found in json.loads((output.path / "shapes.json").read_text())
+    )
+    return full, student, output
+
+
+def parameters_of(student: Writer) -> int:
+    """Number of weights of a decoder, from its headers alone."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    untyped: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        model = untyped.from_config(AutoConfig.from_pretrained(student.folder, local_files_only=True))
+    return shape_of(model).parameters
+
+
+def _sparsity(request: Request) -> Sparsity:
+    return Sparsity(mode=request.distill.signals, k=request.distill.k, seed=request.seed)
+
+
+def _with(tokenizer: PreTrainedTokenizerBase, trimmed: Trimmed) -> PreTrainedTokenizerBase:
+    """The same special tokens and chat template over fewer pieces."""
+    from transformers import PreTrainedTokenizerFast
+
+    untyped: Any = tokenizer
+    names: Mapping[str, Any] = untyped.special_tokens_map
+    make: Any = PreTrainedTokenizerFast
+    made: PreTrainedTokenizerBase = make(
+        tokenizer_object=trimmed.tokenizer, chat_template=untyped.chat_template, **names
+    )
+    return made
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, curve: Curve) -> None:
+    local.save(model, folder)
+    untyped: Any = tokenizer
+    untyped.save_pretrained(folder)
+    (folder / teach.CURVE).write_bytes(canonical(curve))

@@ -1,0 +1,83 @@
+"""The arms of a static student: trained like those of an encoder, and judged by the file in 8 bits that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from edgedistill.config import Request
+from edgedistill.data.splits import Row
+from edgedistill.distill import logits, static, teach
+from edgedistill.distill.encoder import EVALUATED, ArmName, schedule_of
+from edgedistill.distill.logits import Signal
+from edgedistill.runtime.engine_static import Classifier, tensors
+from edgedistill.store import Output, Store, canonical
+from edgedistill.teachers import local
+from edgedistill.types import Progress, Rows, Split, silent
+
+AT_ONCE = 256
+
+
+def distil(
+    arm: ArmName,
+    teacher: Path,
+    answers: Output,
+    rows: Rows,
+    splits: Mapping[Split, Sequence[Row]],
+    request: Request,
+    *,
+    store: Store,
+    progress: Progress = silent,
+) -> Output:
+    """Trains one arm, and answers the validation and test rows with its file.
+
+    Args:
+        arm: "student" learns from the teacher, "control" from the labels alone.
+        teacher: the fine-tuned checkpoint; the vectors start as its view of each piece.
+        answers: what it said to every row.
+    """
+    inputs = {
+        "arm": arm,
+        "kind": "static",
+        "signals": answers.sha256,
+        "rows": rows.sha256,
+        "vocabulary": request.student.vocabulary,
+        "settings": request.distill.model_dump(exclude={"checkpoint_steps"}),
+        "max_tokens": request.data.max_tokens,
+        "seed": request.seed,
+    }
+
+    def produce(folder: Path, work: Path) -> None:
+        train = splits["train"]
+        student, tokenizer, curve = static.distil(
+            local.load(teacher, rows.labels),
+            Tokenizer.from_file(str(teacher / teach.TOKENIZER)),
+            train,
+            rows.labels,
+            teach.signal(answers, "train", train) if arm == "student" else None,
+            schedule_of(request.distill, request.seed),
+            vocabulary=request.student.vocabulary or static.VOCABULARY,
+            max_tokens=request.data.max_tokens,
+            work=work,
+            progress=progress,
+        )
+        static.save(student, tokenizer, folder)
+        static.write_manifest(folder, rows.labels, request.data.max_tokens)
+        (folder / teach.CURVE).write_bytes(canonical(curve))
+        classifier = Classifier(folder)
+        for split in EVALUATED:
+            given = splits[split]
+            texts = [row.content for row in given]
+            said = [torch.from_numpy(classifier(texts[i : i + AT_ONCE])) for i in range(0, len(texts), AT_ONCE)]
+            signal = Signal(keys=tuple(row.key for row in given), logits=torch.cat(said), hidden=None)
+            logits.write(signal, folder / f"{split}.safetensors")
+
+    return store.get(arm, inputs, produce, together=True)
+
+
+def parameters(output: Output) -> int:
+    """Number of weights in the file."""
+    return sum(values.size for values in tensors(output.path / static.MODEL).values())

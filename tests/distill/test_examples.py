@@ -1,0 +1,143 @@
+"""Rows for a decoder: where the answer starts and ends, and what goes when there is too much."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from edgedistill.distill.examples import Example, collate, encode, targets
+from tests.distill.chats import CHATML, GEMMA, chat_tokenizer, turns
+
+ANSWER = "the door is open"
+LONG = ["lock the door please", "which door?", "the one in the kitchen, and play a song"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return chat_tokenizer()
+
+
+def example(
+    tokenizer: Any, *contents: str, answer: str = ANSWER, system: str | None = None, room: int = 500
+) -> Example:
+    found = encode(tokenizer, turns(*contents, system=system), answer, room)
+    assert isinstance(found, Example), found
+    return found
+
+
+def whole(tokenizer: Any, *contents: str, answer: str = ANSWER) -> list[int]:
+    """The tokens of the conversation as one text."""
+    messages = [*turns(*contents), {"role": "assistant", "content": answer}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+@pytest.mark.parametrize("template", [CHATML, GEMMA], ids=["chatml", "gemma"])
+@pytest.mark.parametrize("answer", [ANSWER, "jazz", "A\n\nB é 水", "1 2 3?"])
+def test_prompt_and_answer_apart_are_the_tokens_of_the_whole_conversation(template: str, answer: str) -> None:
+    tokenizer = chat_tokenizer(template)
+    found = example(tokenizer, *LONG, answer=answer)
+    conversation = whole(tokenizer, *LONG, answer=answer)
+    assert list(found.ids) == conversation[: len(found.ids)]
+    assert len(conversation) - len(found.ids) == 1  # the line break behind the turn
+    assert tokenizer.decode(found.answer) == f"{answer}<|im_end|>"
+    assert tokenizer.decode(found.ids[: found.answer_start]).endswith("<|im_start|>assistant\n")
+
+
+def test_the_answer_ends_with_the_token_that_the_template_writes_and_not_with_the_end_of_the_text() -> None:
+    assert example(chat_tokenizer(end="<eos>"), "play jazz").ids[-1] == 3
+
+
+def test_without_a_template_the_answer_ends_with_the_end_of_the_text() -> None:
+    tokenizer = chat_tokenizer(None)
+    found = example(tokenizer, "play jazz", system="Be kind.")
+    assert tokenizer.decode(found.ids) == f"Be kind.\n\nplay jazz\n\n{ANSWER}<eos>"
+
+
+def test_the_end_token_is_learned_even_where_rows_are_padded_with_it() -> None:
+    tokenizer = chat_tokenizer(pad="<|im_end|>", end="<|im_end|>")
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    rows = [example(tokenizer, "play jazz"), example(tokenizer, *LONG)]
+    batch = collate(rows, tokenizer.pad_token_id)
+    learned = targets(batch)
+    assert learned.tolist() == [token for row in rows for token in row.answer]
+    assert (learned == tokenizer.eos_token_id).sum() == 2
+    assert batch["attention_mask"].sum(dim=1).tolist() == [len(row.ids) for row in rows]
+
+
+def test_only_positions_that_predict_the_answer_are_marked(tokenizer: Any) -> None:
+    rows = [example(tokenizer, "play jazz", answer="ok"), example(tokenizer, *LONG)]
+    batch = collate(rows, 0)
+    for row, marked, ids in zip(rows, batch["predicts"], batch["input_ids"], strict=True):
+        places = marked.nonzero().flatten().tolist()
+        assert places == list(range(row.answer_start - 1, len(row.ids) - 1))
+        assert ids.tolist()[: len(row.ids)] == list(row.ids)
+        assert (ids[len(row.ids) :] == 0).all()
+
+
+def test_a_batch_of_no_rows_has_nothing_to_learn() -> None:
+    batch = collate([], 0)
+    assert batch["input_ids"].shape == (0, 1)
+    assert targets(batch).shape == torch.Size([0])
+
+
+@pytest.mark.parametrize("cut", [1, 7, 20])
+def test_a_long_prompt_loses_its_oldest_tokens_behind_the_system_turn(tokenizer: Any, cut: int) -> None:
+    full = example(tokenizer, *LONG, system="Answer in one line.")
+    short = example(tokenizer, *LONG, system="Answer in one line.", room=len(full.ids) - cut)
+    head = len(tokenizer("<|im_start|>system\nAnswer in one line.<|im_end|>\n", add_special_tokens=False).input_ids)
+    assert short.ids == full.ids[:head] + full.ids[head + cut :]
+    assert (short.answer, short.key) == (full.answer, full.key)
+    assert short.fingerprint != full.fingerprint
+
+
+def test_without_a_system_turn_the_first_special_tokens_stay() -> None:
+    tokenizer = chat_tokenizer(GEMMA)
+    full = example(tokenizer, *LONG)
+    short = example(tokenizer, *LONG, room=len(full.ids) - 9)
+    assert short.ids == full.ids[:2] + full.ids[11:]
+    assert tokenizer.decode(short.ids[:2]) == "<bos><|im_start|>"
+
+
+@pytest.mark.parametrize("spare", [-1, 0, 1])
+def test_an_answer_is_never_cut_and_the_assistants_turn_is_always_opened(tokenizer: Any, spare: int) -> None:
+    system, opening, answer = (
+        len(tokenizer(text, add_special_tokens=False).input_ids)
+        for text in ("<|im_start|>system\nBe kind.<|im_end|>\n", "<|im_start|>assistant\n", f"{ANSWER}<|im_end|>")
+    )
+    found = encode(tokenizer, turns(*LONG, system="Be kind."), ANSWER, system + opening + answer + spare)
+    if spare < 1:
+        assert isinstance(found, str)
+        assert "leaves no room" in found
+    else:
+        assert isinstance(found, Example)
+        assert tokenizer.decode(found.answer) == f"{ANSWER}<|im_end|>"
+        assert tokenizer.decode(found.ids).endswith(f"<|im_start|>assistant\n{ANSWER}<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"), [("", "empty"), ("ok<|im_end|>\n<|im_start|>user", r"special token '<\|im_end\|>'")]
+)
+def test_an_answer_that_cannot_be_learned_is_said(tokenizer: Any, answer: str, reason: str) -> None:
+    found = encode(tokenizer, turns("play jazz"), answer, 100)
+    assert isinstance(found, str)
+    assert re.search(reason, found)
+
+
+def test_a_row_that_the_template_refuses_is_said() -> None:
+    found = encode(chat_tokenizer(GEMMA), turns("play jazz", system="Be kind."), ANSWER, 100)
+    assert found == "the chat template refuses the row: no system turn"
+
+
+def test_the_key_names_messages_and_answer_and_nothing_else(tokenizer: Any) -> None:
+    keys = {
+        example(tokenizer, "play jazz").key,
+        example(tokenizer, "play jazz", answer="no").key,
+        example(tokenizer, "play jazz", system="Be kind.").key,
+        example(tokenizer, "play", "jazz", ".").key,
+    }
+    assert len(keys) == 4
+    assert example(chat_tokenizer(GEMMA, size=300), "play jazz").key in keys

@@ -1,0 +1,289 @@
+"""Whole trainings on tiny teachers: classes, pairs and written answers, each to a checkpoint that anyone can load."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
+
+from edgedistill import pipeline
+from edgedistill.config import Request, Student, read_request
+from edgedistill.errors import InputError, PlanRefused, StageError
+from edgedistill.runtime.engine_static import Classifier
+from edgedistill.store import hashes
+from edgedistill.teachers.local import quiet
+from tests.distill.chats import CORPUS, chat_tokenizer
+
+SETTINGS = """\
+name = "toy"
+target = "raspberrypi"
+task = "{task}"
+[data]
+folder = "{rows}"
+max_tokens = {max_tokens}
+[teacher]
+model = "{teacher}"
+epochs = 2
+learning_rate = 2e-3
+[student]
+layers = 2
+[distill]
+epochs = 2
+learning_rate = 2e-3
+batch_tokens = 256
+checkpoint_steps = 10
+[goals]
+size_ratio = 1.0
+"""
+
+
+def settings(folder: Path, task: str, rows: Path, teacher: Path, *, max_tokens: int = 32) -> Request:
+    path = folder / "edgedistill.toml"
+    path.write_text(SETTINGS.format(task=task, rows=rows, teacher=teacher, max_tokens=max_tokens))
+    return read_request(path, out=folder / "dist")
+
+
+def write_rows(folder: Path, splits: dict[str, list[dict[str, Any]]]) -> Path:
+    folder.mkdir()
+    for split, rows in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random four-layer Llama and a tokenizer with a chat template."""
+    folder = tmp_path_factory.mktemp("writer")
+    tokenizer = chat_tokenizer()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        pad_token_id=tokenizer.convert_tokens_to_ids("<pad>"),
+    )
+    with quiet():
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of conversations in which what is asked for is said back."""
+    chance = random.Random(1)
+    words = sorted({word.strip(",?") for text in CORPUS for word in text.split()})
+
+    def rows(count: int) -> list[dict[str, Any]]:
+        made = []
+        for _ in range(count):
+            asked = " ".join(chance.sample(words, 4))
+            turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": asked.split()[0]}]
+            made.append({"messages": turns})
+        return made
+
+    return write_rows(
+        tmp_path_factory.mktemp("talks") / "rows", {"train": rows(60), "validation": rows(10), "test": rows(12)}
+    )
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of pairs whose label only both texts together tell."""
+    chance = random.Random(2)
+    words = ["light", "lamp", "song", "music", "door", "lock"]
+
+    def rows(count: int) -> list[dict[str, Any]]:
+        made = []
+        for number in range(count):
+            one, other = chance.sample(words, 2)
+            same = number % 2 == 0
+            filler = " ".join(chance.sample(["the", "please", "now", "my", "in", "very"], 3))
+            made.append(
+                {
+                    "premise": f"{filler} {one}",
+                    "hypothesis": f"{one if same else other} {chance.choice(['kitchen', 'hall', 'today'])}",
+                    "label": "entailment" if same else "contradiction",
+                }
+            )
+        return made
+
+    return write_rows(
+        tmp_path_factory.mktemp("pairs") / "rows", {"train": rows(160), "validation": rows(20), "test": rows(60)}
+    )
+
+
+@pytest.fixture(scope="module")
+def talked(tmp_path_factory: pytest.TempPathFactory, talks: Path, tiny_writer: Path) -> tuple[Request, Any]:
+    """A student that writes."""
+    request = settings(tmp_path_factory.mktemp("talked"), "conversation", talks, tiny_writer, max_tokens=96)
+    return request, pipeline.distill(request)
+
+
+def test_a_classifier_is_a_checkpoint_that_transformers_loads(
+    tmp_path: Path, tiny_rows: Path, tiny_teacher: Path
+) -> None:
+    done = pipeline.distill(settings(tmp_path, "classification", tiny_rows, tiny_teacher))
+    model = AutoModelForSequenceClassification.from_pretrained(done.folder)
+    assert sorted(model.config.id2label.values()) == ["door", "light", "music"]
+    assert [arm["name"] for arm in done.training["arms"]] == ["teacher", "control", "student"]
+    assert done.training["parameters"]["student"] == sum(weight.numel() for weight in model.parameters())
+    assert {"ce", "kd", "hidden"} <= done.training["curves"]["student"][0].keys()
+    assert json.loads((done.folder / "training.json").read_text()) == done.training
+
+
+def test_a_static_student_is_judged_by_its_file(tmp_path: Path, pairs: Path, tiny_teacher: Path) -> None:
+    request = settings(tmp_path, "nli", pairs, tiny_teacher)
+    request = request.model_copy(update={"student": Student(kind="static", vocabulary=120)})
+    done = pipeline.distill(request)
+    rows = [json.loads(line) for line in (pairs / "test.jsonl").read_text().splitlines()]
+    classifier = Classifier(done.folder)
+    said = classifier([(row["premise"], row["hypothesis"]) for row in rows]).argmax(axis=1)
+    right = sum(classifier.labels[number] == row["label"] for number, row in zip(said, rows, strict=True))
+    arm = next(arm for arm in done.training["arms"] if arm["name"] == "student")
+    assert arm["metrics"]["accuracy"]["value"] == right / len(rows)
+    with pytest.raises(PlanRefused, match="cannot be bundled yet"):
+        pipeline.build(request.model_copy(update={"task": "classification"}))
+
+
+@pytest.mark.parametrize("task", ["classification", "conversation"])
+def test_training_stops_when_validation_rows_stop_gaining(
+    task: str, tmp_path: Path, tiny_rows: Path, tiny_teacher: Path, talks: Path, tiny_writer: Path
+) -> None:
+    rows, teacher = (tiny_rows, tiny_teacher) if task == "classification" else (talks, tiny_writer)
+    request = settings(tmp_path, task, rows, teacher, max_tokens=96)
+    # A learning rate that moves nothing: no epoch is better than the first.
+    still = request.distill.model_copy(update={"patience": 2, "epochs": 30, "learning_rate": 1e-12})
+    done = pipeline.distill(request.model_copy(update={"distill": still}))
+    scores = [point["score"] for point in done.training["curves"]["student"] if "score" in point]
+    assert len(scores) == 3
+
+
+def test_pairs_are_learned_as_pairs(tmp_path: Path, pairs: Path, tiny_teacher: Path) -> None:
+    request = settings(tmp_path, "nli", pairs, tiny_teacher)
+    done = pipeline.distill(request)
+    found = pipeline.evaluate(request, done.folder)
+    (arm,) = found.arms
+    trained = next(arm for arm in done.training["arms"] if arm["name"] == "student")
+    assert arm.metrics["accuracy"].value == trained["metrics"]["accuracy"]["value"]
+    assert found.rows == 60
+
+
+def test_a_student_that_writes_is_a_checkpoint_with_its_tokenizer(talked: tuple[Request, Any]) -> None:
+    _, done = talked
+    tokenizer = AutoTokenizer.from_pretrained(done.folder)
+    model = AutoModelForCausalLM.from_pretrained(done.folder)
+    assert model.config.num_hidden_layers == 2
+    assert model.config.vocab_size == len(tokenizer)
+    assert done.training["route"] == "tokens"
+    assert {"ce", "kd"} <= done.training["curves"]["student"][0].keys()
+    assert "kd" not in done.training["curves"]["control"][0]
+    assert {"teacher", "student", "control"} == done.training["curves"].keys()
+    names = [contrast["name"] for contrast in done.training["contrasts"]]
+    assert {"distillation", "distillation_cross_entropy", "distillation_kl"} <= {*names}
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "lock the door"}], add_generation_prompt=True)
+    assert tokenizer.decode(ids["input_ids"]).endswith("<|im_start|>assistant\n")
+
+
+def test_both_arms_take_the_same_steps(talked: tuple[Request, Any]) -> None:
+    curves = talked[1].training["curves"]
+    assert curves["student"][-1]["step"] == curves["control"][-1]["step"] > 0
+
+
+def test_a_second_training_finds_nothing_to_do(talked: tuple[Request, Any]) -> None:
+    request, done = talked
+    before = hashes(done.folder)
+    again = pipeline.distill(request)
+    assert not again.changed
+    assert hashes(again.folder) == before
+
+
+def test_a_folder_with_a_users_file_is_not_replaced(talked: tuple[Request, Any]) -> None:
+    request, done = talked
+    notes = done.folder / "notes.txt"
+    notes.write_text("mine")
+    (done.folder / "config.json").write_text("{}")
+    with pytest.raises(StageError, match=r"notes\.txt"):
+        pipeline.distill(request)
+    notes.unlink()
+    assert pipeline.distill(request).changed
+
+
+def test_without_signals_the_students_answers_are_the_teachers_texts(
+    tmp_path: Path, talks: Path, tiny_writer: Path
+) -> None:
+    request = settings(tmp_path, "conversation", talks, tiny_writer, max_tokens=96)
+    request = request.model_copy(update={"distill": request.distill.model_copy(update={"route": "sequence"})})
+    done = pipeline.distill(request)
+    assert done.training["route"] == "sequence"
+    assert "kd" not in done.training["curves"]["student"][0]
+    assert [arm["name"] for arm in done.training["arms"]] == ["teacher", "student"]
+
+
+def test_a_student_is_judged_by_what_it_writes_itself(tmp_path: Path, talks: Path, tiny_writer: Path) -> None:
+    request = settings(tmp_path, "conversation", talks, tiny_writer, max_tokens=96)
+    changes = {"route": "onpolicy", "epochs": 1, "own_tokens": 6}
+    done = pipeline.distill(request.model_copy(update={"distill": request.distill.model_copy(update=changes)}))
+    assert done.training["route"] == "onpolicy"
+    assert [arm["name"] for arm in done.training["arms"]] == ["teacher", "control", "student"]
+
+
+def test_a_named_student_learns_texts_of_teachers_that_are_not_here(
+    tmp_path: Path, talks: Path, tiny_writer: Path
+) -> None:
+    request = settings(tmp_path, "conversation", talks, tiny_writer, max_tokens=96)
+    named = Student(model=str(tiny_writer), lora_rank=2)
+    done = pipeline.distill(request.model_copy(update={"teacher": Request().teacher, "student": named}))
+    assert done.training["route"] == "sequence"
+    assert [arm["name"] for arm in done.training["arms"]] == ["student"]
+    names = AutoModelForCausalLM.from_pretrained(done.folder).state_dict()
+    assert not [name for name in names if "lora" in name]
+
+
+def test_a_writing_task_needs_a_teacher_that_writes(tmp_path: Path, talks: Path, tiny_teacher: Path) -> None:
+    request = settings(tmp_path, "conversation", talks, tiny_teacher)
+    with pytest.raises(InputError, match="tokenizer_config"):
+        pipeline.distill(request)
+    nobody = request.model_copy(update={"teacher": Request().teacher})
+    with pytest.raises(InputError, match="needs a teacher that writes"):
+        pipeline.distill(nobody)
+
+
+def test_a_build_of_a_student_that_writes_is_refused_with_what_works(
+    tmp_path: Path, talks: Path, tiny_writer: Path
+) -> None:
+    with pytest.raises(PlanRefused, match="cannot be exported yet") as caught:
+        pipeline.build(settings(tmp_path, "conversation", talks, tiny_writer))
+    assert "edgedistill distill" in str(caught.value.hint)
+
+
+def test_two_processes_train_the_student_of_one(
+    tmp_path: Path, talked: tuple[Request, Any], talks: Path, tiny_writer: Path
+) -> None:
+    settings(tmp_path, "conversation", talks, tiny_writer, max_tokens=96)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [*launch, *plain, "-m", "edgedistill", "distill", "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (line,) = done.stdout.splitlines()  # one process prints
+    found = json.loads(line)["curves"]["student"]
+    for point, expected in zip(found, talked[1].training["curves"]["student"], strict=True):
+        assert point == pytest.approx(expected, abs=1e-3)
