@@ -9,7 +9,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -33,6 +33,19 @@ if TYPE_CHECKING:
 
 ArmName = Literal["student", "control"]
 ARMS: tuple[ArmName, ...] = get_args(ArmName)
+FROM_TEACHER = {
+    "route",
+    "temperature",
+    "temperature_end",
+    "kd_weight",
+    "hidden_weight",
+    "signals",
+    "k",
+    "beta",
+    "own_share",
+    "own_tokens",
+}
+"""Settings that only a student with a teacher knows."""
 ROWS_FOR_IMPORTANCE = 512
 EVALUATED: tuple[Split, ...] = ("validation", "test")
 
@@ -56,7 +69,7 @@ def distil(
         teacher: the fine-tuned checkpoint.
         answers: what it said to every row; its hash stands for the teacher's identity.
     """
-    settings = request.distill.model_dump(exclude={"checkpoint_steps"})
+    settings = settings_of(arm, request.distill)
     inputs = {
         "arm": arm,
         "signals": answers.sha256,
@@ -97,6 +110,12 @@ def distil(
             logits.write(signal, folder / f"{split}.safetensors")
 
     return store.get(arm, inputs, produce, together=True)
+
+
+def settings_of(arm: ArmName, settings: Distill) -> dict[str, Any]:
+    """What decides an arm's training: a control does not depend on how one learns from a teacher."""
+    about_teacher = FROM_TEACHER if arm == "control" else set()
+    return settings.model_dump(mode="json", exclude={"checkpoint_steps", "report_to", *about_teacher})
 
 
 def schedule_of(settings: Distill, seed: int) -> Schedule:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,7 @@ from edgedistill.config import Request
 from edgedistill.distill import decoder, lora, signals, teach
 from edgedistill.distill.batches import ByTokens
 from edgedistill.distill.decoder_shape import DecoderShape, shape_of
+from edgedistill.distill.encoder import ArmName, settings_of
 from edgedistill.distill.examples import Example, encode
 from edgedistill.distill.onpolicy import OnPolicy, Writing
 from edgedistill.distill.router import RouteName
@@ -34,8 +35,6 @@ from edgedistill.types import Progress, silent
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ArmName = Literal["student", "control"]
-ARMS: tuple[ArmName, ...] = get_args(ArmName)
 PLAIN = Style(plain=True)
 """How students are asked: for the answer itself."""
 ROWS_FOR_INFLUENCE = 16
@@ -190,7 +189,7 @@ def distil(
         "task": task.name,
         "rows": rows,
         "shape": asdict(shape) if named is None else None,
-        "settings": request.distill.model_dump(exclude={"checkpoint_steps"}),
+        "settings": settings_of(arm, request.distill),
         "lora": request.student.lora_rank,
         "max_tokens": request.data.max_tokens,
         "seed": request.seed,

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from edgedistill.config import Request
 from edgedistill.data.splits import Row
 from edgedistill.distill import logits, static, teach
-from edgedistill.distill.encoder import EVALUATED, ArmName, schedule_of
+from edgedistill.distill.encoder import EVALUATED, ArmName, schedule_of, settings_of
 from edgedistill.distill.logits import Signal
 from edgedistill.runtime.engine_static import Classifier, tensors
 from edgedistill.store import Output, Store, canonical
@@ -45,7 +45,7 @@ def distil(
         "signals": answers.sha256,
         "rows": rows.sha256,
         "vocabulary": request.student.vocabulary,
-        "settings": request.distill.model_dump(exclude={"checkpoint_steps"}),
+        "settings": settings_of(arm, request.distill),
         "max_tokens": request.data.max_tokens,
         "seed": request.seed,
     }

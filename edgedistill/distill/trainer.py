@@ -9,6 +9,7 @@ that are complete or not there (`checkpoint`).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 WARM_UP = 0.1
 LOGGED_POINTS = 60
 """How many points a training curve has, whatever the number of steps."""
+BARS = "▁▂▃▄▅▆▇█"
+CURVE_WIDTH = 24
 NO_TERMS = ("epoch", "learning_rate", "grad_norm")
 """What transformers logs beside the loss."""
 SCORE = "score"
@@ -289,13 +292,23 @@ class _Trainer(Trainer):
 
 
 class _Report(TrainerCallback):
-    """Tells the progress bar about every step."""
+    """Tells the progress bar about every step, with the curve so far."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress = progress
         self._total = total
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        losses = (entry["loss"] for entry in reversed(state.log_history) if "loss" in entry)
-        last = next(losses, None)
-        self._progress(state.global_step, self._total, "" if last is None else f"loss {last:.3f}")
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        note = f"loss {losses[-1]:.3f} {drawn(losses)}" if losses else ""
+        self._progress(state.global_step, self._total, note)
+
+
+def drawn(values: Sequence[float]) -> str:
+    """A curve in one line of text, at most CURVE_WIDTH characters wide; each is the mean of its part."""
+    parts = min(len(values), CURVE_WIDTH)
+    cuts = [round(part * len(values) / parts) for part in range(parts + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(cuts)]
+    low, high = min(means), max(means)
+    steps = len(BARS) - 1
+    return "".join(BARS[round((mean - low) / (high - low) * steps) if high > low else 0] for mean in means)

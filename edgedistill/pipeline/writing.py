@@ -55,6 +55,7 @@ def write(run: Run) -> Written:
         PlanRefused: the route that was asked for is not possible.
     """
     from edgedistill.distill import generative, teach
+    from edgedistill.distill.encoder import ARMS
 
     request, store = run.request, run.store
     task = tasks.find(request.task)
@@ -98,7 +99,7 @@ def write(run: Run) -> Written:
     outputs: dict[str, Output] = {}
     curves: dict[str, Curve] = {} if tuned is None else {"teacher": teach.curve(tuned)}
     # What the route `sequence` learns from are the rows' answers, so a control would be the same student again.
-    for arm in generative.ARMS if route.name != "sequence" else ("student",):
+    for arm in ARMS if route.name != "sequence" else ("student",):
         with run.stage(arm) as stage:
             outputs[arm], curves[arm] = generative.distil(
                 arm,

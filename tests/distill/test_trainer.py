@@ -318,3 +318,27 @@ def test_every_row_meets_its_own_answer_through_shuffling_two_epochs_and_a_kill(
     for batch, inside in zip(answers, insides, strict=True):
         for row, states in zip(batch, inside.tolist(), strict=True):
             assert states == [500 + row, 1500 + row, 1000 + row]  # what layers 0, 2 and 1 put out
+
+
+def test_a_curve_is_drawn_from_its_highest_to_its_lowest_point() -> None:
+    falling = [8.0 - step for step in range(8)]
+    assert trainer.drawn(falling) == "█▇▆▅▄▃▂▁"
+    assert trainer.drawn([1.0, 1.0]) == "▁▁"
+    long = trainer.drawn([1 / (step + 1) for step in range(1000)])
+    assert len(long) == trainer.CURVE_WIDTH
+    assert (long[0], long[-1]) == ("█", "▁")
+
+
+def test_the_last_good_checkpoint_is_named_when_the_loss_is_lost(
+    classifier: Make, toy: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = Classes.terms
+
+    def lost(lesson: Classes, model: Any, batch: Any, done: float) -> Mapping[str, Tensor]:
+        found = terms(lesson, model, batch, done)
+        return {name: value * torch.nan for name, value in found.items()} if done > 0.4 else found
+
+    monkeypatch.setattr(Classes, "terms", lost)
+    with pytest.raises(StageError, match="the loss became nan at step 14 ") as caught:
+        fit(classifier(), Classes(toy), schedule(), work=tmp_path)
+    assert "checkpoint-12" in str(caught.value.hint)
