@@ -15,13 +15,15 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "build": "edgedistill.pipeline",
+    "distill": "edgedistill.pipeline",
+    "evaluate": "edgedistill.pipeline",
     "label": "edgedistill.labeling.stage",
     "plan": "edgedistill.pipeline",
     "read_request": "edgedistill.config",
     "verify": "edgedistill.bundle.manifest",
 }
 
-__all__ = ["__version__", "build", "label", "plan", "read_request", "verify"]
+__all__ = ["__version__", "build", "distill", "evaluate", "label", "plan", "read_request", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -32,6 +32,7 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     **dict.fromkeys(("qa", "math", "summarization", "conversation"), WRITTEN),
 }
 """What is different from the defaults below, by task."""
+ON_POLICY = ("beta", "own_share", "own_tokens")
 STATIC: Mapping[str, Any] = {"epochs": 30, "learning_rate": 2e-3, "batch_tokens": 3072}
 """Defaults of [distill] for a static student, whose epochs take seconds."""
 
@@ -255,12 +256,25 @@ class Request(_Section):
         return self
 
     @model_validator(mode="after")
-    def _students_that_write_have_layers(self) -> Request:
+    def _nothing_is_set_that_has_no_effect(self) -> Request:
+        """Refuses what the user set and this kind of student does not know; it would only look as if it worked."""
         writes = self.task not in ("classification", "nli")
-        if writes and self.student.kind == "static":
-            raise ValueError(f"student.kind = 'static' cannot write, and {self.task} wants it to")
-        if not writes and (self.student.model is not None or self.student.lora_rank is not None):
-            raise ValueError(f"student.model and student.lora_rank are for students that write, not for {self.task}")
+        if writes:
+            idle = {"student": {"kind", "ffn"}, "distill": {"hidden_weight"}}
+            if self.student.model is not None:
+                idle["student"] |= {"layers", "vocabulary"}
+            if self.distill.route == "onpolicy":
+                idle["distill"] |= {"kd_weight"}
+            who = "a student that writes"
+        else:
+            idle = {"student": {"model", "lora_rank"}, "distill": {"route", "signals", "k", *ON_POLICY}}
+            if self.student.kind == "static":
+                idle["student"] |= {"layers", "ffn"}
+                idle["distill"] |= {"hidden_weight"}
+            who = f"a student of kind {self.student.kind!r}"
+        for section, keys in idle.items():
+            if found := sorted(keys & getattr(self, section).model_fields_set):
+                raise ValueError(f"{section}.{found[0]} has no effect on {who} for {self.task}")
         return self
 
     @model_validator(mode="after")
@@ -303,7 +317,7 @@ def read_request(
     for key, value in {"target": target, "out": out, "seed": seed, "task": task}.items():
         if value is not None:
             values[key] = value
-    for section, key, flag in (("teacher", "model", teacher), ("data", "folder", data)):
+    for section, key, flag in (("teacher", "model", teacher), ("data", "folder", data), ("student", "model", None)):
         table = values.setdefault(section, {})
         if not isinstance(table, dict):
             raise InputError(f"{where}: {section!r} must be a table", hint=f"write it as [{section}]")

@@ -105,10 +105,11 @@ def verdict(report: Mapping[str, Any]) -> list[RenderableType]:
 
 def training_tables(training: Mapping[str, Any]) -> list[RenderableType]:
     """How the arms of a training do on the test rows, and what the student is made of."""
-    student, teacher = (training["parameters"][who] / 1e6 for who in ("student", "teacher"))
+    student, teacher = (training["parameters"].get(who, 0) / 1e6 for who in ("student", "teacher"))
+    share = f" of the teacher's {teacher:.1f} M ({student / teacher:.0%})" if teacher else ""
     return [
         *(Text(line) for line in training["explanation"]),
-        Text(f"parameters: {student:.1f} M of the teacher's {teacher:.1f} M ({student / teacher:.0%})"),
+        Text(f"parameters: {student:.1f} M{share}"),
         *arms_tables(training["arms"], training["contrasts"]),
     ]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ from edgedistill.types import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+BLANK_LINE = "\n\n"
+_FOLDS: WeakKeyDictionary[PreTrainedTokenizerBase, bool] = WeakKeyDictionary()
+"""What `_folds` found, by tokenizer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,43 @@ class DecoderBatch(TypedDict):
     predicts: Tensor
 
 
+class _Taken(NamedTuple):
+    """A row that can be learned from if it is short enough: its pieces, and its whole text."""
+
+    prompt: list[int]
+    answer: list[int]
+    end: int
+    text: str
+
+
+def folded(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The turns as the tokenizer's chat template takes them.
+
+    Some templates, such as those of Gemma and Gemma 2, refuse a system turn. For them alone its text moves to the start
+    of the first user turn, with a blank line behind it. This is asked once a tokenizer, so all rows are treated alike.
+    Turns that a template refuses for another reason stay as they are, as do those of a tokenizer without a template.
+    """
+    turns = [dict(message) for message in messages]
+    user = next((place for place, turn in enumerate(turns) if turn["role"] == "user"), None)
+    if user is None or turns[0]["role"] != "system" or not _folds(tokenizer):
+        return turns
+    turns[user]["content"] = turns[0]["content"] + BLANK_LINE + turns[user]["content"]
+    return turns[1:]
+
+
+def conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> str | None:
+    """The whole text of a row, its turns folded, as the template writes it; without one, with blank lines between.
+
+    Args:
+        messages: the turns before the answer.
+
+    Returns:
+        None for a row that `encode` refuses, however long it may be.
+    """
+    found = _taken(tokenizer, folded(tokenizer, messages), answer)
+    return None if isinstance(found, str) else found.text
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str, max_tokens: int
 ) -> Example | str:
@@ -61,41 +103,31 @@ def encode(
     or a line break before the answer, as those of Llama, Qwen, Phi, Gemma and SmolLM do, the tokens are those of the
     whole conversation.
 
-    A prompt that is too long loses its oldest tokens behind the system turn, or behind its first special tokens when
-    there is none. The answer is never cut: a student would learn to stop in the middle of a sentence.
+    Turns are `folded` first. A prompt that is too long loses its oldest tokens behind the system's text, or behind its
+    first special tokens when there is none. The answer is never cut: a student would learn to stop in the middle of a
+    sentence.
 
     Args:
         messages: the turns before the answer.
         max_tokens: length of prompt, answer and end token together.
     """
-    from jinja2 import TemplateError
-
-    untyped: Any = tokenizer
-    special = {number for number, token in untyped.added_tokens_decoder.items() if token.special}
-    turns = [dict(message) for message in messages]
-    try:
-        prompt = _pieces(untyped, _prompt(untyped, turns))
-        end = _end(untyped, turns, answer, special)
-    except TemplateError as error:  # many take no system turn, or no two turns of the same role
-        return f"the chat template refuses the row: {error}"
-    written = _pieces(untyped, answer)
-    if not written:
-        return "the answer is empty"
-    if not prompt:
-        return "the prompt is empty"  # and nothing would predict the answer's first token
-    if end is None:
-        return "the tokenizer has no token that ends an answer"
-    if found := next((number for number in written if number in special), None):
-        return f"the answer holds the special token {untyped.convert_ids_to_tokens(found)!r}"
-    room = max_tokens - len(written) - 1
+    turns = folded(tokenizer, messages)
+    found = _taken(tokenizer, turns, answer)
+    if isinstance(found, str):
+        return found
+    prompt = found.prompt
+    room = max_tokens - len(found.answer) - 1
     if len(prompt) > room:
-        head = _head(untyped, turns, prompt, special)
-        least = head + _opening(untyped, turns, prompt)
+        head = _head(tokenizer, messages, turns, prompt)
+        least = head + _opening(tokenizer, turns, prompt)
         if room <= least:
-            return f"the answer has {len(written)} tokens, which leaves no room for its prompt in {max_tokens}"
+            return f"the answer has {len(found.answer)} tokens, which leaves no room for its prompt in {max_tokens}"
         prompt = prompt[:head] + prompt[len(prompt) - (room - head) :]
     return Example(
-        key=digest({"messages": turns, "answer": answer}), ids=(*prompt, *written, end), answer_start=len(prompt)
+        # Of the messages as they were given: what a template refuses must not change which row it is.
+        key=digest({"messages": [dict(message) for message in messages], "answer": answer}),
+        ids=(*prompt, *found.answer, found.end),
+        answer_start=len(prompt),
     )
 
 
@@ -124,46 +156,113 @@ def targets(batch: DecoderBatch) -> Tensor:
     return batch["input_ids"].roll(-1, dims=1)[batch["predicts"]]
 
 
-def _pieces(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+def _folds(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template takes a user's turn, but not with a system's before it."""
+    found = _FOLDS.get(tokenizer)
+    if found is None:
+        user = {"role": "user", "content": "Hello."}
+        system = {"role": "system", "content": "Be kind."}
+        found = _FOLDS[tokenizer] = _takes(tokenizer, [user]) and not _takes(tokenizer, [system, user])
+    return found
 
 
-def _prompt(tokenizer: Any, turns: Sequence[dict[str, str]], *, opened: bool = True) -> str:
+def _takes(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]) -> bool:
+    from jinja2 import TemplateError
+
+    try:
+        _prompt(tokenizer, turns)
+    except TemplateError:
+        return False
+    return True
+
+
+def _taken(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], answer: str) -> _Taken | str:
+    """A row before its prompt is cut, or why it cannot be learned from at any length."""
+    from jinja2 import TemplateError
+
+    untyped: Any = tokenizer
+    special = _special(tokenizer)
+    try:
+        prompt = _prompt(tokenizer, turns)
+        text = prompt + answer
+        if untyped.chat_template is not None:
+            text = _prompt(tokenizer, [*turns, {"role": "assistant", "content": answer}], opened=False)
+    except TemplateError as error:  # many take no two turns of the same role
+        return f"the chat template refuses the row: {error}"
+    read, written = _pieces(tokenizer, prompt), _pieces(tokenizer, answer)
+    if not written:
+        return "the answer is empty"
+    if not read:
+        return "the prompt is empty"  # and nothing would predict the answer's first token
+    end = _end(tokenizer, text, answer, special)
+    if end is None:
+        return "the tokenizer has no token that ends an answer"
+    if found := next((number for number in written if number in special), None):
+        return f"the answer holds the special token {untyped.convert_ids_to_tokens(found)!r}"
+    return _Taken(prompt=read, answer=written, end=end, text=text)
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    untyped: Any = tokenizer
+    return {number for number, token in untyped.added_tokens_decoder.items() if token.special}
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    untyped: Any = tokenizer
+    return list(untyped(text, add_special_tokens=False).input_ids)
+
+
+def _prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], *, opened: bool = True) -> str:
     """The prompt's text; without a template the turns stand one below the other, as for a teacher without one."""
-    if tokenizer.chat_template is None:
-        return "\n\n".join(turn["content"] for turn in turns) + "\n\n"
-    return str(tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=opened))
+    untyped: Any = tokenizer
+    if untyped.chat_template is None:
+        return BLANK_LINE.join(turn["content"] for turn in turns) + BLANK_LINE
+    return str(untyped.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=opened))
 
 
-def _end(tokenizer: Any, turns: Sequence[dict[str, str]], answer: str, special: set[int]) -> int | None:
+def _end(tokenizer: PreTrainedTokenizerBase, text: str, answer: str, special: set[int]) -> int | None:
     """The token that ends an answer: the special one that the template writes after it, else the end of the text.
 
     They differ: Gemma and Phi-3 end a turn with a token of its own, and a student that learned the other one would
     write the user's next turn as well.
     """
-    end: int | None = tokenizer.eos_token_id
-    if tokenizer.chat_template is None or not answer.strip():
+    untyped: Any = tokenizer
+    end: int | None = untyped.eos_token_id
+    if not answer.strip():
         return end
-    whole = _prompt(tokenizer, [*turns, {"role": "assistant", "content": answer}], opened=False)
-    _, found, after = whole.rpartition(answer.strip())
+    _, found, after = text.rpartition(answer.strip())
     following = _pieces(tokenizer, after) if found else []
     return next((number for number in following if number in special), end)
 
 
-def _head(tokenizer: Any, turns: Sequence[dict[str, str]], prompt: Sequence[int], special: set[int]) -> int:
-    """How many of a prompt's first tokens are its system turn, or special ones."""
+def _head(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    turns: Sequence[dict[str, str]],
+    prompt: Sequence[int],
+) -> int:
+    """How many of a prompt's first tokens are its system turn, or what that was folded to, or special ones."""
     from jinja2 import TemplateError
 
-    if tokenizer.chat_template is not None and turns[0]["role"] == "system":
+    untyped: Any = tokenizer
+    if untyped.chat_template is not None and turns[0]["role"] == "system":
         try:
             system = _pieces(tokenizer, _prompt(tokenizer, turns[:1], opened=False))
         except TemplateError:  # a template may want a user's turn to write the system's into
             system = []
         if system and list(prompt[: len(system)]) == system:
             return len(system)
+    elif len(turns) < len(messages) and (folded_in := messages[0]["content"].lstrip()):  # as templates strip it
+        before, found, _ = _prompt(tokenizer, turns).partition(folded_in + BLANK_LINE)
+        if found:
+            # A piece may reach from the blank line into the user's text, so only those that are the same count.
+            system = _pieces(tokenizer, before + found)
+            pairs = zip(system, prompt, strict=False)
+            return next((place for place, (mine, whole) in enumerate(pairs) if mine != whole), len(system))
+    special = _special(tokenizer)
     return next((place for place, number in enumerate(prompt) if number not in special), len(prompt))
 
 
-def _opening(tokenizer: Any, turns: Sequence[dict[str, str]], prompt: Sequence[int]) -> int:
+def _opening(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], prompt: Sequence[int]) -> int:
     """How many of a prompt's last tokens open the assistant's turn."""
     return max(len(prompt) - len(_pieces(tokenizer, _prompt(tokenizer, turns, opened=False))), 0)

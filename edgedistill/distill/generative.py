@@ -6,7 +6,9 @@ The control arm goes through the same function with the answers alone: same star
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from edgedistill.distill import decoder, lora, signals, teach
 from edgedistill.distill.batches import ByTokens
 from edgedistill.distill.decoder_shape import DecoderShape, shape_of
 from edgedistill.distill.encoder import ArmName, settings_of
-from edgedistill.distill.examples import Example, encode
+from edgedistill.distill.examples import Example, conversation, encode
 from edgedistill.distill.onpolicy import OnPolicy, Writing
 from edgedistill.distill.router import RouteName
 from edgedistill.distill.sparse import Sparsity
@@ -30,6 +32,7 @@ from edgedistill.errors import InputError
 from edgedistill.store import Output, Store, canonical, digest, file_sha256
 from edgedistill.tasks.task import Row, Style, Task
 from edgedistill.teachers import causal, local
+from edgedistill.teachers.causal import tokenizer_of
 from edgedistill.types import Progress, silent
 
 if TYPE_CHECKING:
@@ -62,28 +65,24 @@ def find(model: str) -> Writer:
     return Writer(folder=folder, sha256=digest({path.name: file_sha256(path) for path in told}))
 
 
-def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint, without its own code."""
-    from transformers import AutoTokenizer
-
-    found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return found
-
-
 def examples_of(tokenizer: PreTrainedTokenizerBase, task: Task, rows: Sequence[Row], max_tokens: int) -> list[Example]:
     """The rows with their answers in the pieces of a tokenizer; those that do not fit are left out.
 
     Raises:
         InputError: more rows than a tenth do not fit.
     """
-    found = [encode(tokenizer, task.messages(row, PLAIN), str(task.gold(row)), max_tokens) for row in rows]
+    found = [_example(tokenizer, task, row, max_tokens) for row in rows]
     reasons = [reason for reason in found if isinstance(reason, str)]
     if len(reasons) > TOO_LONG * len(rows):
         raise InputError(
             f"{len(reasons)} of {len(rows)} rows cannot be learned from, such as: {reasons[0]}",
-            hint="raise [data] max_tokens",
+            hint="raise [data] max_tokens" if "token" in reasons[0] else "change these rows, or take them out",
         )
     return [example for example in found if isinstance(example, Example)]
+
+
+def _example(tokenizer: PreTrainedTokenizerBase, task: Task, row: Row, max_tokens: int) -> Example | str:
+    return encode(tokenizer, task.messages(row, PLAIN), str(task.gold(row)), max_tokens)
 
 
 def tune(
@@ -165,7 +164,7 @@ def distil(
     train: Sequence[Row],
     validation: Sequence[Row],
     rows: str,
-    shape: DecoderShape,
+    shape: DecoderShape | None,
     request: Request,
     *,
     store: Store,
@@ -177,7 +176,7 @@ def distil(
         arm: "student" learns from the teacher by the route, "control" from the rows' answers alone.
         teacher: on the route `sequence` only what the student is made of.
         asked: from `capture`, on the route `tokens`.
-        shape: of a student made from the teacher; a named one has its own.
+        shape: of a student made from the teacher; None for a named one.
     """
     named = None if request.student.model is None else find(request.student.model)
     inputs = {
@@ -188,7 +187,7 @@ def distil(
         "signals": asked.sha256 if arm == "student" and asked is not None else None,
         "task": task.name,
         "rows": rows,
-        "shape": asdict(shape) if named is None else None,
+        "shape": None if shape is None else asdict(shape),
         "settings": settings_of(arm, request.distill),
         "lora": request.student.lora_rank,
         "max_tokens": request.data.max_tokens,
@@ -199,12 +198,12 @@ def distil(
         start = named or teacher
         tokenizer: Any = tokenizer_of(start.folder)
         kept = None
-        if named is None:
+        if shape is not None:
             trimmed = trimmed_for(tokenizer, task, train, request)
             model = made_of(teacher, trimmed, shape)
             kept, tokenizer = trimmed.kept, _with(tokenizer, trimmed)
         else:
-            model = decoder.load_student(named.folder)
+            model = decoder.load_student(start.folder)
         examples = examples_of(tokenizer, task, train, request.data.max_tokens)
         _check_lengths(model, examples)
         lesson: Lesson = Answers(examples, pad=0)
@@ -296,14 +295,10 @@ def made_of(teacher: Writer, trimmed: Trimmed, shape: DecoderShape) -> PreTraine
 def trimmed_for(tokenizer: PreTrainedTokenizerBase, task: Task, train: Sequence[Row], request: Request) -> Trimmed:
     """The teacher's tokenizer with the pieces that the rows need, chat template included."""
     untyped: Any = tokenizer
-    texts = []
-    for row in train:
-        turns = [*map(dict, task.messages(row, PLAIN)), {"role": "assistant", "content": str(task.gold(row))}]
-        if untyped.chat_template is None:
-            texts.append("\n\n".join(turn["content"] for turn in turns))
-        else:
-            texts.append(untyped.apply_chat_template(turns, tokenize=False))
-    return trim(untyped.backend_tokenizer, texts, size=request.student.vocabulary)
+    texts = (conversation(tokenizer, task.messages(row, PLAIN), str(task.gold(row))) for row in train)
+    return trim(
+        untyped.backend_tokenizer, [text for text in texts if text is not None], size=request.student.vocabulary
+    )
 
 
 def shape_for(
@@ -327,8 +322,9 @@ def shape_for(
         tokenizer = tokenizer_of(teacher.folder)
         full = shape_of(model)
         count = min(request.student.layers or -(-len(full.layers) // 2), len(full.layers))
-        sample = examples_of(tokenizer, task, train[:ROWS_FOR_INFLUENCE], request.data.max_tokens)
-        found = decoder.influence(model, [example.ids for example in sample])
+        fitting = (_example(tokenizer, task, row, request.data.max_tokens) for row in train)
+        usable = (example.ids for example in fitting if isinstance(example, Example))
+        found = decoder.influence(model, itertools.islice(usable, ROWS_FOR_INFLUENCE))
         between = sorted(full.layers[1:-1], key=lambda layer: -found[layer])[: max(count - 2, 0)]
         layers = sorted({full.layers[-1], *full.layers[: count - 1][:1], *between})
         pieces = len(trimmed_for(tokenizer, task, train, request).kept)
@@ -351,6 +347,13 @@ def parameters_of(student: Writer) -> int:
     with torch.device("meta"):
         model = untyped.from_config(AutoConfig.from_pretrained(student.folder, local_files_only=True))
     return shape_of(model).parameters
+
+
+def memory_bytes() -> int:
+    """What a training may take: of the card where there is one, else of the machine."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _sparsity(request: Request) -> Sparsity:

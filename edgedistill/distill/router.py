@@ -1,6 +1,6 @@
-"""Which way a generative student learns from its teacher, and why: the plan shows the reasons.
+"""Which way a generative student learns from its teacher, and why. Whoever distils shows the reasons.
 
-sequence   the teacher's accepted texts, loss on the answer        any teacher that writes
+sequence   the rows' answers, which teachers wrote, alone          any teacher that writes
 tokens     its log-probabilities of every answer token, cached     weights at hand, one tokenizer
 onpolicy   its judgement of what the student itself writes         the same, and both in memory at once
 """
@@ -88,7 +88,7 @@ def route(
         )
     if reasons["sequence"] is None:
         return Route(
-            name="sequence", why=("sequence: the teacher's texts are learned", f"not tokens: {reasons['tokens']}")
+            name="sequence", why=("sequence: the rows' answers are learned", f"not tokens: {reasons['tokens']}")
         )
     raise PlanRefused(f"no route is possible: {reasons['sequence']}", hint=_hint("sequence", reasons))
 
@@ -142,7 +142,7 @@ def _hint(name: RouteName, reasons: dict[str, str | None]) -> str:
     """What is possible in place of a route that is not."""
     instead = next((other for other in ("tokens", "sequence") if other != name and reasons[other] is None), None)
     if "different tokenizers" in (reasons[name] or ""):
-        return "use the route sequence, or the loss uld, which compares distributions of different tokenizers"
+        return "use the route sequence, or a student with the teacher's tokenizer"
     return f"use the route {instead}" if instead else "use a smaller student, or another teacher"
 
 

@@ -8,6 +8,9 @@
 is what they leave of 1. "sampled" keeps k draws from the whole distribution: count / k is each token's probability in
 expectation, and nothing is missing (Anshumann et al., 2025, "Sparse Logit Sampling", arXiv 2503.16870, section 3).
 
+Entries that a trimmed student lacks are taken out and the others divided by what those leave of 1, as `onpolicy` and
+the evaluation do: their mass must not count as the rest's, or it would be spread over pieces that are unlikely.
+
 Log-probabilities are float16: they are off by 2⁻¹¹ of their size at most, a probability by 2·10⁻⁴.
 """
 
@@ -41,6 +44,8 @@ MANIFEST = "manifest.json"
 SHARD_ROWS = 256
 ABSENT = -1e4
 """Log-probability of an entry that is not there: its exp is 0, and 0 times it is 0, where 0 times −inf is not."""
+LEAST = 2e-3
+"""Mass that a trimmed student's pieces need to be learned: ten times what rounding can change a probability."""
 WIDE = 2**16
 """Ids from here on need a third byte."""
 AGAIN = "build with --fresh to ask the teacher again"
@@ -70,8 +75,10 @@ class Sparse:
     Attributes:
         ids: [items, k].
         logprobs: [items, k] float32; ABSENT where there is no entry, and the id is 0 there. What exp leaves of 1 is the
-            mass of all other tokens.
+            mass of all other tokens. Some of the teacher's tail may be pieces that a trimmed student lacks; how much is
+            not known, and all of it is counted.
         usable: [items]; False where the student writes the row in other tokens than the teacher, and has labels only.
+            A usable item has no entries, so no divergence, where the student lacks all of them or all but LEAST.
     """
 
     ids: Tensor
@@ -161,8 +168,9 @@ def read(
         source: who must have been asked.
         examples: in the student's tokens; their order does not matter.
         vocabulary: number of the student's logits; padding beyond the tokenizer's pieces does not matter.
-        kept: the teacher's ids of a trimmed student's pieces. Its tokens of an answer, mapped back, must be those that
-            the teacher was asked for; rows where they are not become unusable and are counted.
+        kept: the teacher's ids of a trimmed student's pieces, over which it gets the teacher's distribution. Its tokens
+            of an answer, mapped back, must be those that the teacher was asked for; rows where they are not become
+            unusable and are counted.
 
     Raises:
         IntegrityError: other teacher, tokenizer, template or rows, other tokens of a row, or a damaged file.
@@ -248,12 +256,13 @@ class Signals:
         if ids:
             sparse.ids[there] = torch.cat(ids)
             sparse.logprobs[there] = torch.cat(logprobs)
+        _take_out_lacking(sparse)
         # Rounding can lift a sum of nearly 1 above it, and the rest's mass must not be below 0.
         sparse.logprobs.sub_(sparse.logprobs.logsumexp(dim=1, keepdim=True).clamp(min=0) * sparse.present)
         return sparse
 
     def _entries(self, place: _Place) -> tuple[Tensor, Tensor]:
-        """Ids and log-probabilities of one row, [entries]."""
+        """Ids and log-probabilities of one row, [entries]; the id is −1 where the student lacks the piece."""
         if place.shard not in self._files:
             self._files[place.shard] = safe_open(self._folder / _name(place.shard), "numpy")
         file = self._files[place.shard]
@@ -268,11 +277,7 @@ class Signals:
         ids = torch.from_numpy(numbers)
         values = torch.from_numpy(found["values"].astype(np.float32))
         logprobs = (values if self._draws is None else (values / self._draws).log()).clamp(min=ABSENT)
-        if self._renumbering is not None:
-            ids = self._renumbering[ids]
-            logprobs = logprobs.where(ids >= 0, ABSENT)
-            ids = ids.clamp(min=0)
-        return ids, logprobs
+        return ids if self._renumbering is None else self._renumbering[ids], logprobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +324,18 @@ def _renumbering(pieces: int, kept: Sequence[int] | None) -> Tensor | None:
     new = torch.full((max(pieces, *(number + 1 for number in kept)),), -1)
     new[torch.tensor(kept)] = torch.arange(len(kept))
     return new
+
+
+def _take_out_lacking(sparse: Sparse) -> None:
+    """Conditions each item on pieces that the student has: p / (1 − mass of the entries with id −1), in place.
+
+    Of n draws those that stay are draws from the conditional distribution, so their weights' expectation is still it.
+    """
+    lacking = sparse.ids < 0
+    left = 1 - (sparse.logprobs.exp() * lacking).sum(dim=1, keepdim=True)
+    gone = lacking | (left < LEAST)
+    sparse.logprobs.sub_(left.clamp(min=LEAST).log() * sparse.present).masked_fill_(gone, ABSENT)
+    sparse.ids.masked_fill_(gone, 0)
 
 
 def _tensors(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,9 @@ def distil(
     max_tokens: int,
     work: Path,
     shape: StaticShape | None = None,
+    temperature: tuple[float, float] = (2.0, 2.0),
+    kd_weight: float = 0.9,
+    validation: Sequence[Row] = (),
     progress: Progress = silent,
 ) -> tuple[StaticStudent, Tokenizer, Curve]:
     """Makes a static student from an encoder and trains it.
@@ -182,6 +186,9 @@ def distil(
         vocabulary: number of pieces to keep: those of the training rows, then the encoder's most common ones.
         max_tokens: of each text.
         work: where checkpoints go.
+        temperature: of the KL to the teacher, at the first step and at the last.
+        kd_weight: share of that KL; the cross-entropy on the labels has the rest.
+        validation: rows whose accuracy the schedule's patience looks at.
 
     Returns:
         The student, its tokenizer and the curve of its training.
@@ -197,7 +204,13 @@ def distil(
         ids=encode_apart(trimmed.tokenizer, texts, max_tokens), classes=[labels.index(row.label) for row in train]
     )
     trained: Any = student  # the trainer asks nothing of a model that only transformers' own would have
-    curve = fit(trained, StaticLesson(examples, signal), schedule, work=work, progress=progress)
+    lesson = StaticLesson(examples, signal, temperature=temperature, kd_weight=kd_weight)
+    held_out = StaticExamples(
+        ids=encode_apart(trimmed.tokenizer, [row.content for row in validation], max_tokens),
+        classes=[labels.index(row.label) for row in validation],
+    )
+    score = None if schedule.patience is None or not validation else partial(accuracy, held_out)
+    curve = fit(trained, lesson, schedule, work=work, score=score, progress=progress)
     return student, trimmed.tokenizer, curve
 
 
@@ -207,6 +220,15 @@ class StaticExamples:
 
     ids: Sequence[Sequence[Sequence[int]]]
     classes: Sequence[int]
+
+
+@torch.inference_mode()
+def accuracy(examples: StaticExamples, student: Any) -> float:
+    """Share of the rows whose class the student finds."""
+    ids, mask = padded(examples.ids, texts=len(examples.ids[0]))
+    device = student.head.weight.device
+    said = student(ids.to(device), mask.to(device)).argmax(dim=1).cpu()
+    return float((said == torch.tensor(examples.classes)).float().mean())
 
 
 def encode_apart(tokenizer: Tokenizer, texts: Sequence[Text], max_tokens: int) -> list[list[list[int]]]:
@@ -221,14 +243,19 @@ class StaticLesson:
 
     Args:
         signal: None learns from the labels alone.
-        temperature: of both distributions in the KL term.
+        temperature: of both distributions in the KL term, at the first step and at the last.
         kd_weight: share of the KL term; the cross-entropy on the labels has the rest.
     """
 
     projection: nn.Module | None = None
 
     def __init__(
-        self, examples: StaticExamples, signal: Signal | None = None, *, temperature: float = 2, kd_weight: float = 0.9
+        self,
+        examples: StaticExamples,
+        signal: Signal | None = None,
+        *,
+        temperature: tuple[float, float] = (2.0, 2.0),
+        kd_weight: float = 0.9,
     ) -> None:
         self._ids = examples.ids
         self._classes = torch.tensor(examples.classes)
@@ -251,7 +278,9 @@ class StaticLesson:
         logits, rows = model(batch["ids"], batch["mask"]), batch["rows"].cpu()
         terms = {"ce": cross_entropy(logits, self._classes[rows].to(logits.device)).sum()}
         if self._answers is not None:
-            terms["kd"] = forward_kl(logits, self._answers[rows].to(logits.device), self._temperature).sum()
+            first, last = self._temperature
+            answers = self._answers[rows].to(logits.device)
+            terms["kd"] = forward_kl(logits, answers, first + (last - first) * done).sum()
         return terms
 
 

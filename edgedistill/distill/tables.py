@@ -62,6 +62,9 @@ def distil(
             vocabulary=request.student.vocabulary or static.VOCABULARY,
             max_tokens=request.data.max_tokens,
             work=work,
+            temperature=request.distill.temperatures,
+            kd_weight=request.distill.kd_weight,
+            validation=splits["validation"],
             progress=progress,
         )
         static.save(student, tokenizer, folder)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,8 @@ def fit(
         StageError: the loss is no longer a finite number.
     """
     torch.manual_seed(schedule.seed)
+    if schedule.report_to:  # the work folder goes when the training is done
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(work.parent.parent / "logs" / work.name))
     arguments = _arguments(schedule, work)
     processes = arguments.world_size
     steps = ByTokens(
@@ -176,6 +179,7 @@ def _arguments(schedule: Schedule, work: Path) -> TrainingArguments:
         logging_strategy="steps",
         logging_nan_inf_filter=False,
         report_to=list(schedule.report_to) or "none",
+        restore_callback_states_from_checkpoint=True,  # patience counts on
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

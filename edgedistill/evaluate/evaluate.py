@@ -31,6 +31,7 @@ from edgedistill.evaluate.generate import answers
 from edgedistill.evaluate.likelihood import Scored, scored
 from edgedistill.tasks.task import Row, Style, Task, Unusable, label_of
 from edgedistill.teachers import local
+from edgedistill.teachers.causal import tokenizer_of
 from edgedistill.teachers.choose import kind_of
 from edgedistill.types import Arm, Contrast, Progress, silent
 
@@ -208,9 +209,7 @@ def _read(
     style: Style,
     max_tokens: int,
 ) -> _Decoder:
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer: Any = tokenizer_of(folder)
     examples = [
         encode(tokenizer, task.messages(row, style), of_row[0], max_tokens)
         for row, of_row in zip(rows, references, strict=True)

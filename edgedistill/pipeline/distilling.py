@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedistill import __version__, tasks
 from edgedistill.bench.machine import environment
-from edgedistill.config import DEMO, Request
+from edgedistill.config import Request
 from edgedistill.data import splits
+from edgedistill.data.read import SUFFIXES, Rejected, find_files, read_rows
 from edgedistill.errors import InputError
 from edgedistill.pipeline.classify import classes, teach
-from edgedistill.pipeline.prepare import STORE, check_out, prepare
+from edgedistill.pipeline.prepare import STORE, check_out, labelled, prepare
 from edgedistill.pipeline.writing import write
 from edgedistill.stages import UNWATCHED, Run, Watch
 from edgedistill.store import ENTRY, Output, Store, canonical, publish
@@ -29,7 +30,6 @@ TRAINING = "training.json"
 """What is known about the training; it also tells a folder of ours from others."""
 NOT_PUBLISHED = (ENTRY, "curve.json", "validation.safetensors", "test.safetensors")
 FORMAT = 1
-STATIC = "student: tables of vectors for pieces and their neighbours, no layers; 8 bits, judged as the file that ships"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +65,12 @@ def distill(request: Request, watch: Watch = UNWATCHED, *, fresh: bool = False) 
                 "version": __version__,
                 "environment": {**environment(), "seed": str(request.seed)},
                 "settings": request.distill.model_dump(mode="json"),
+                "files": sorted({TRAINING, *(path.name for path in _shipped(student))}),
                 **found,
             }
             output = store.get("distilled", {"student": student.sha256, "training": training}, _copy(student, training))
             if not store.follows and not _same(output, target):
-                publish(output.path, target, owned=lambda folder: (folder / TRAINING).is_file(), strays=_strays(output))
+                publish(output.path, target, owned=lambda folder: (folder / TRAINING).is_file(), strays=_strays)
                 run.changed = True
             stage.cached = not run.changed
         return Distilled(folder=target, training=training, changed=run.changed)
@@ -90,7 +91,7 @@ def _classifier(run: Run) -> tuple[Output, dict[str, Any]]:
         compared = arms.contrasts(logits, truth, seed=request.seed)
     return taught.outputs["student"], {
         "route": "classes",
-        "explanation": [STATIC] if request.student.kind == "static" else list(known.plan.explanation),
+        "explanation": list(known.plan.explanation),
         "parameters": dict(taught.parameters),
         "arms": [asdict(arm) for arm in made],
         "contrasts": [asdict(contrast) for contrast in compared],
@@ -118,28 +119,35 @@ def _data(rows: Rows, teacher: str) -> dict[str, Any]:
     return json.loads(json.dumps({**facts, "teacher": teacher}))  # type: ignore[no-any-return]
 
 
+def _shipped(student: Output) -> list[Path]:
+    """What of a trained arm belongs into its folder."""
+    return [path for path in student.path.iterdir() if path.name not in NOT_PUBLISHED]
+
+
 def _copy(student: Output, training: Mapping[str, Any]) -> Any:
     def produce(folder: Path, _: Path) -> None:
-        for path in student.path.iterdir():
-            if path.name not in NOT_PUBLISHED:
-                shutil.copyfile(path, folder / path.name)
+        for path in _shipped(student):
+            shutil.copyfile(path, folder / path.name)
         (folder / TRAINING).write_bytes(canonical(training))
 
     return produce
 
 
 def _same(output: Output, target: Path) -> bool:
-    """Whether the published folder is this one, byte for byte."""
-    ours = {path.name: path.read_bytes() for path in output.path.iterdir() if path.name != ENTRY}
-    return target.is_dir() and ours == {path.name: path.read_bytes() for path in target.iterdir() if path.is_file()}
-
-
-def _strays(output: Output) -> Any:
-    """Names what somebody else put into a folder of ours."""
-    ours = {path.name for path in output.path.iterdir()}
-    return lambda folder: sorted(
-        path.name for path in folder.iterdir() if path.name not in ours and not path.name.endswith((".json", ".jinja"))
+    """Whether our files in the published folder are these, byte for byte; others may lie beside them."""
+    ours = {path.name: path for path in output.path.iterdir() if path.name != ENTRY}
+    return all(
+        (target / name).is_file() and (target / name).read_bytes() == path.read_bytes() for name, path in ours.items()
     )
+
+
+def _strays(folder: Path) -> list[str]:
+    """What somebody else put into a folder of ours."""
+    try:
+        ours = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        ours = [TRAINING]
+    return sorted(path.name for path in folder.iterdir() if path.name not in ours)
 
 
 def evaluate(
@@ -159,20 +167,57 @@ def evaluate(
     Raises:
         InputError: rows or checkpoints cannot be used.
     """
-    from edgedistill.data.read import ALL, Rejected, find_files, read_rows
-    from edgedistill.distill.generative import PLAIN
-    from edgedistill.evaluate.evaluate import evaluate as run
-
-    task = tasks.find(request.task)
     for folder in (checkpoint, against):
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder} is no folder", hint="give the folder of a checkpoint")
-    if request.data.folder == DEMO:
-        raise InputError("no rows are named", hint="give --data a folder or a file, or set [data] folder")
-    files = find_files(request.data.folder, needed="test")
-    path = files["test"] if "test" in files else files[ALL]
-    names = dict(zip((request.data.text, request.data.second), task.inputs, strict=False)) if task.has_labels else {}
-    names |= {request.data.label: task.target} if task.has_labels else {}
+    with Store(request.out.parent / STORE) as store:
+        run = Run(request, store, watch)
+        found = _test_rows(run)[:rows]
+        arms: dict[Name, Path] = {} if against is None else {"teacher": against}
+        with run.stage("evaluate") as stage:
+            if _is_static(checkpoint):
+                if against is not None:
+                    raise InputError("a static student is evaluated alone", hint="leave --against out")
+                return _static(request, checkpoint, found)
+            from edgedistill.distill.generative import PLAIN
+            from edgedistill.evaluate.evaluate import evaluate as judge
+
+            return judge(
+                request.task,
+                found,
+                {**arms, "student": checkpoint},
+                style=None if tasks.find(request.task).has_labels else PLAIN,
+                max_tokens=request.data.max_tokens,
+                out_of_scope=request.data.out_of_scope,
+                seed=request.seed,
+                progress=stage.progress,
+            )
+
+
+def _test_rows(run: Run) -> list[dict[str, Any]]:
+    """The test rows of a request under the names that the task knows: those of a test file, or of the same split."""
+    from edgedistill.data import prompts
+    from edgedistill.data import rows as labels
+
+    request, task = run.request, tasks.find(run.request.task)
+    folder = Path(request.data.folder)
+    alone = folder.is_dir() and not any((folder / f"train{suffix}").exists() for suffix in SUFFIXES)
+    if alone and not request.label.teachers:
+        return _of_file(request, find_files(request.data.folder, needed="test")["test"])
+    settings, _ = labelled(run, ask=False)
+    if not task.has_labels:
+        return prompts.read(prompts.prepare(settings, task, seed=request.seed, store=run.store)[0], "test")
+    rows, _ = labels.prepare(settings, seed=request.seed, store=run.store)
+    return [
+        {**dict(zip(task.inputs, row.texts, strict=True)), task.target: row.label} for row in labels.read(rows, "test")
+    ]
+
+
+def _of_file(request: Request, path: Path) -> list[dict[str, Any]]:
+    """The usable rows of a test file that stands alone."""
+    task, data = tasks.find(request.task), request.data
+    names = dict(zip((data.text, data.second), task.inputs, strict=False)) if task.has_labels else {}
+    names |= {data.label: task.target} if task.has_labels else {}
     bad: list[Rejected] = []
     found = []
     for line, raw in read_rows(path, bad):
@@ -181,16 +226,41 @@ def evaluate(
             bad.append(Rejected(path.name, line, reason or "no answer"))
         else:
             found.append(row)
-    splits.check_share(bad, len(found) + len(bad), request.data)
-    arms: dict[Name, Path] = {"student": checkpoint} if against is None else {"teacher": against, "student": checkpoint}
-    progress = watch.begin("evaluate")
-    return run(
-        request.task,
-        found[:rows],
-        arms,
-        style=None if task.has_labels else PLAIN,
-        max_tokens=request.data.max_tokens,
-        out_of_scope=request.data.out_of_scope,
-        seed=request.seed,
-        progress=progress,
+    splits.check_share(bad, len(found) + len(bad), data)
+    return found
+
+
+def _is_static(checkpoint: Path) -> bool:
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("engine", {}).get("name") == "static"
+
+
+def _static(request: Request, checkpoint: Path, rows: Sequence[Mapping[str, Any]]) -> Evaluated:
+    """How good a static student is, by its file."""
+    import numpy as np
+
+    from edgedistill.evaluate import arms
+    from edgedistill.evaluate.evaluate import Evaluated
+    from edgedistill.runtime.engine_static import Classifier
+
+    task, classifier = tasks.find(request.task), Classifier(checkpoint)
+    texts: list[Any] = [tuple(str(row[field]) for field in task.inputs) for row in rows]
+    if len(task.inputs) == 1:
+        texts = [text for (text,) in texts]
+    if unknown := {str(row[task.target]) for row in rows} - {*classifier.labels}:
+        raise InputError(f"the student knows no label {min(unknown)!r}", hint="give the rows that it was trained for")
+    logits = {"student": np.concatenate([classifier(texts[i : i + 256]) for i in range(0, len(texts), 256)])}
+    truth = np.array([classifier.labels.index(str(row[task.target])) for row in rows])
+    said = tuple(classifier.labels[number] for number in logits["student"].argmax(axis=1))
+    names: dict[Name, Any] = {"student": logits["student"]}
+    return Evaluated(
+        arms=arms.arms(names, truth, classifier.labels, out_of_scope=request.data.out_of_scope, seed=request.seed),
+        contrasts=(),
+        answers={"student": said},
+        rows=len(rows),
+        scored_rows=0,
+        left_out=(),
     )

@@ -20,6 +20,7 @@ from edgedistill.teachers import local
 from edgedistill.types import SPLITS, Plan, Rows, Teacher
 
 STORE = ".edgedistill"
+STATIC = "student: tables of vectors for pieces and their neighbours, no layers; 8 bits, judged as the file that ships"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,10 @@ def prepare(run: Run, *, ask: bool = True) -> Prepared:
         facts, output = _facts(run.store, rows, teacher, request)
         stage.took(output)
         threads = max(1, min(catalog.workload(request.bench.workload).threads, device.cores))
-        made = planning.plan(request, device, catalog.recipes(), teacher, facts, threads=threads)
+        if request.student.kind == "static":  # needs no engine, and has no layers to plan
+            made = Plan(device=device, recipes=(), student_shape=teacher.shape, predictions=(), explanation=(STATIC,))
+        else:
+            made = planning.plan(request, device, catalog.recipes(), teacher, facts, threads=threads)
         stage.note = made.explanation[0]
     return Prepared(rows=rows, teacher=teacher, plan=made, facts=facts, threads=threads)
 

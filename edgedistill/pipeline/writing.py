@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedistill import tasks
-from edgedistill.config import DEMO_TEACHER
+from edgedistill.config import DEMO_TEACHER, Request
 from edgedistill.data import prompts
-from edgedistill.errors import InputError
+from edgedistill.errors import InputError, MissingExtra
 from edgedistill.pipeline.prepare import counted, labelled
 from edgedistill.stages import Run
 from edgedistill.store import Output, canonical
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from edgedistill.distill.generative import Writer
     from edgedistill.distill.router import Route
     from edgedistill.distill.trainer import Curve
+
+
+TEXTS = ("rouge_score", "sacrebleu")
+METRICS = {"summarization": TEXTS, "conversation": TEXTS, "math": ("math_verify",)}
+"""Packages that the metrics of a task need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +70,7 @@ def write(run: Run) -> Written:
             f"{task.name} needs a teacher that writes, and none is named",
             hint="give --teacher the folder of a decoder, or a name on the hub",
         )
+    _check_extras(request)
     settings, told = labelled(run, ask=True)
     with run.stage("rows") as stage:
         rows, output = prompts.prepare(settings, task, seed=request.seed, store=store)
@@ -83,13 +89,18 @@ def write(run: Run) -> Written:
     if tuned is not None:
         teacher = generative.Writer(folder=tuned.path, sha256=tuned.sha256)
     with run.stage("plan") as stage:
-        full, shape, output = generative.shape_for(teacher, task, train, rows.sha256, request, store=store)
-        stage.took(output)
-        parameters = {"teacher": full.parameters, "student": shape.parameters}
-        if request.student.model is not None:
+        parameters = {"teacher": generative.parameters_of(teacher)} if has_teacher else {}
+        shape = None
+        if request.student.model is None:
+            full, shape, output = generative.shape_for(teacher, task, train, rows.sha256, request, store=store)
+            stage.took(output)
+            made_of = _made_of(shape.layers, len(full.layers), shape.vocabulary, full.vocabulary)
+            parameters["student"] = shape.parameters
+        else:
+            made_of = f"student: {request.student.model}, as it was asked for"
             parameters["student"] = generative.parameters_of(generative.find(request.student.model))
         route = _route(run, teacher if has_teacher else None, parameters)
-        sizes = " of ".join(f"{parameters[who] / 1e6:.1f} M" for who in ("student", "teacher"))
+        sizes = " of ".join(f"{parameters[who] / 1e6:.1f} M" for who in ("student", "teacher") if who in parameters)
         stage.note = f"{route.name}; {sizes} parameters"
     asked = None
     if route.name == "tokens":
@@ -124,24 +135,29 @@ def write(run: Run) -> Written:
         stage.took(output)
     return Written(
         rows=rows,
-        teacher=request.teacher.model if has_teacher else "the teachers that wrote the answers",
+        teacher=request.teacher.model if has_teacher else _writers(request) or "nobody",
         outputs=outputs,
         evaluation=json.loads((output.path / "evaluation.json").read_text(encoding="utf-8")),
         curves=curves,
         parameters=parameters,
         route=route.name,
-        explanation=(*route.why, _made_of(run, shape.layers, len(full.layers), shape.vocabulary, full.vocabulary)),
+        explanation=(*route.why, *_whose(request, route.name), made_of),
     )
 
 
 def _route(run: Run, teacher: Writer | None, parameters: Mapping[str, int]) -> Route:
     """The route, by what the teacher can give; without one at hand there are the texts that it wrote."""
     from edgedistill.distill import generative, router
+    from edgedistill.teachers.causal import tokenizer_of
 
     named, differ = run.request.student.model, None
     if named is not None and teacher is not None:
-        both: list[Any] = [generative.tokenizer_of(f) for f in (teacher.folder, generative.find(named).folder)]
+        both: list[Any] = [tokenizer_of(f) for f in (teacher.folder, generative.find(named).folder)]
         differ = router.same_tokenizer(*(tokenizer.backend_tokenizer for tokenizer in both))
+        if differ is None and both[0].chat_template != both[1].chat_template:
+            differ = "their chat templates differ"
+    # Weights, gradients and two moments in float32; under LoRA only the weights, and the adapters' are few.
+    bytes_a_weight = 16 if run.request.student.lora_rank is None else 5
     wanted = run.request.distill.route
     gives: tuple[Signal, ...] = ("text",) if teacher is None else ("text", "logits")
     return router.route(
@@ -149,15 +165,35 @@ def _route(run: Run, teacher: Writer | None, parameters: Mapping[str, int]) -> R
         task=run.request.task,
         tokenizers_differ=differ,
         teacher_bytes=0 if teacher is None else 4 * parameters["teacher"],
-        student_bytes=16 * parameters["student"],  # weights, gradients and two moments, float32
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        student_bytes=bytes_a_weight * parameters["student"],
+        memory_bytes=generative.memory_bytes(),
         fixed=None if wanted == "auto" else wanted,
     )
 
 
-def _made_of(run: Run, layers: tuple[int, ...], of_layers: int, pieces: int, of_pieces: int) -> str:
-    if run.request.student.model is not None:
-        return f"student: {run.request.student.model}, as it was asked for"
+def _check_extras(request: Request) -> None:
+    """Looks for what is needed at the end before anything is trained. Raises MissingExtra."""
+    for module in METRICS.get(request.task, ()):
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtra(module.replace("_", "-"), extra="label")
+    if request.student.lora_rank is not None and importlib.util.find_spec("peft") is None:
+        raise MissingExtra("peft, which trains with [student] lora_rank,", extra="lora")
+
+
+def _writers(request: Request) -> str:
+    return ", ".join(teacher.title for teacher in request.label.teachers)
+
+
+def _whose(request: Request, route: str) -> tuple[str, ...]:
+    """On the route `sequence`, who wrote the answers that are learned."""
+    if route != "sequence":
+        return ()
+    if request.label.teachers:
+        return (f"answers: written by {_writers(request)}, accepted by the gates",)
+    return ("answers: the rows' own; a teacher would write them with a [label] section",)
+
+
+def _made_of(layers: tuple[int, ...], of_layers: int, pieces: int, of_pieces: int) -> str:
     numbers = ", ".join(str(layer + 1) for layer in layers)
     return (
         f"student: {len(layers)} of {of_layers} layers ({numbers}), those that change most what passes through them; "

@@ -74,6 +74,27 @@ def _listed(folder: Path) -> list[Path]:
     return weights
 
 
+def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint; code that it may bring is not run.
+
+    Raises:
+        InputError: see `check`, or the tokenizer cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    check(folder)
+    try:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the tokenizer of {folder} cannot be read: {said}", hint="is the checkpoint complete?"
+        ) from error
+    return found
+
+
 class Causal:
     """A decoder on this machine. Its tokenizer's chat template makes the prompt; schemas are asked for, not enforced.
 

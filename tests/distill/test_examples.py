@@ -8,11 +8,20 @@ from typing import Any
 import pytest
 import torch
 
-from edgedistill.distill.examples import Example, collate, encode, targets
+from edgedistill.distill.examples import Example, collate, conversation, encode, folded, targets
+from edgedistill.types import Message
 from tests.distill.chats import CHATML, GEMMA, chat_tokenizer, turns
 
 ANSWER = "the door is open"
 LONG = ["lock the door please", "which door?", "the one in the kitchen, and play a song"]
+SYSTEM: Message = {"role": "system", "content": "Be kind."}
+TWICE: list[Message] = [{"role": "user", "content": text} for text in ("play jazz", "please")]
+ALTERNATING = (
+    "{% for message in messages %}{% if not loop.first and message.role == messages[loop.index0 - 1].role %}"
+    "{{ raise_exception('two turns of one role') }}{% endif %}{% endfor %}" + CHATML
+)
+BOTH = GEMMA.replace("<bos>", "<bos>" + ALTERNATING.removesuffix(CHATML))
+"""Takes neither a system turn nor two turns of one role."""
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +136,88 @@ def test_an_answer_that_cannot_be_learned_is_said(tokenizer: Any, answer: str, r
     assert re.search(reason, found)
 
 
-def test_a_row_that_the_template_refuses_is_said() -> None:
-    found = encode(chat_tokenizer(GEMMA), turns("play jazz", system="Be kind."), ANSWER, 100)
-    assert found == "the chat template refuses the row: no system turn"
+def test_a_template_that_takes_no_system_turn_reads_its_text_in_the_users() -> None:
+    tokenizer = chat_tokenizer(GEMMA)
+    found = example(tokenizer, *LONG, system="Answer in one line.")
+    first, *later = tokenizer.decode(found.ids[: found.answer_start]).split("<|im_end|>\n")
+    assert first == f"<bos><|im_start|>user\nAnswer in one line.\n\n{LONG[0]}"
+    assert later[-1] == "<|im_start|>assistant\n"
+    assert "line" not in "".join(later)
+    assert tokenizer.decode(found.answer) == f"{ANSWER}<|im_end|>"
+    assert found.key == example(chat_tokenizer(CHATML), *LONG, system="Answer in one line.").key
+
+
+def test_only_for_a_template_that_takes_no_system_turn_are_turns_folded() -> None:
+    rows = turns(*LONG, system="Be kind.")
+    folds = [{"role": "user", "content": f"Be kind.\n\n{LONG[0]}"}, *turns(*LONG)[1:]]
+    assert folded(chat_tokenizer(GEMMA), rows) == folds
+    assert folded(chat_tokenizer(GEMMA), turns(*LONG)) == turns(*LONG)
+    for template in (CHATML, None, "{{ raise_exception('never') }}", ALTERNATING):
+        assert folded(chat_tokenizer(template), rows) == rows
+    assert rows == turns(*LONG, system="Be kind.")
+
+
+def test_a_tokenizer_is_asked_once_whether_its_template_takes_a_system_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = chat_tokenizer(GEMMA)
+    rows = [turns(text, system="Be kind.") for text in LONG]
+    first = folded(tokenizer, rows[0])
+    monkeypatch.setattr(tokenizer, "apply_chat_template", None)  # so that asking it again would raise
+    assert len(first) == len(folded(tokenizer, rows[1])) == len(folded(tokenizer, rows[2])) == 1
+
+
+@pytest.mark.parametrize("cut", [1, 7, 20])
+def test_a_long_prompt_keeps_a_system_text_that_stands_in_the_users_turn(cut: int) -> None:
+    tokenizer = chat_tokenizer(GEMMA)
+    full = example(tokenizer, *LONG, system=" Answer in one line. ")
+    short = example(tokenizer, *LONG, system=" Answer in one line. ", room=len(full.ids) - cut)
+    head = next(
+        place for place in range(len(full.ids)) if tokenizer.decode(full.ids[:place]).endswith("one line. \n\n")
+    )
+    assert short.ids == full.ids[:head] + full.ids[head + cut :]
+    assert (short.answer, short.key) == (full.answer, full.key)
+
+
+@pytest.mark.parametrize(
+    ("template", "messages"),
+    [(ALTERNATING, TWICE), (ALTERNATING, [SYSTEM, *TWICE]), (BOTH, TWICE), (BOTH, [SYSTEM, *TWICE])],
+)
+def test_a_row_that_the_template_refuses_for_another_reason_is_said(template: str, messages: list[Message]) -> None:
+    tokenizer = chat_tokenizer(template)
+    assert encode(tokenizer, messages, ANSWER, 100) == "the chat template refuses the row: two turns of one role"
+    assert conversation(tokenizer, messages, ANSWER) is None
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (
+            CHATML,
+            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nplay jazz<|im_end|>\n"
+            f"<|im_start|>assistant\n{ANSWER}<|im_end|>\n",
+        ),
+        (
+            GEMMA,
+            f"<bos><|im_start|>user\nBe kind.\n\nplay jazz<|im_end|>\n<|im_start|>assistant\n{ANSWER}<|im_end|>\n",
+        ),
+        (None, f"Be kind.\n\nplay jazz\n\n{ANSWER}"),
+    ],
+    ids=["chatml", "gemma", "none"],
+)
+def test_a_conversation_is_the_text_that_an_example_has_the_pieces_of(template: str | None, text: str) -> None:
+    tokenizer = chat_tokenizer(template)
+    messages = turns("play jazz", system="Be kind.")
+    assert conversation(tokenizer, messages, ANSWER) == text
+    ids = list(example(tokenizer, "play jazz", system="Be kind.").ids)
+    whole_text = tokenizer(text, add_special_tokens=False).input_ids
+    assert ids[:-1] == whole_text[: len(ids) - 1]
+
+
+@pytest.mark.parametrize("answer", ["", "ok<|im_end|>\n<|im_start|>user"])
+@pytest.mark.parametrize("template", [CHATML, None], ids=["chatml", "none"])
+def test_a_row_that_cannot_be_learned_has_no_conversation(template: str | None, answer: str) -> None:
+    tokenizer = chat_tokenizer(template)
+    assert conversation(tokenizer, turns("play jazz"), answer) is None
+    assert isinstance(encode(tokenizer, turns("play jazz"), answer, 100), str)
 
 
 def test_the_key_names_messages_and_answer_and_nothing_else(tokenizer: Any) -> None:

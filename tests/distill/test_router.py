@@ -61,7 +61,7 @@ def test_a_possible_route_that_was_asked_for_is_taken(fixed: RouteName) -> None:
     [
         (API, {}, "no log-probability", "sequence"),
         ((*API, "top-k log-probabilities"), {}, "by their text", "sequence"),
-        (LOCAL, {"tokenizers_differ": "their merges differ"}, "merges", "uld"),
+        (LOCAL, {"tokenizers_differ": "their merges differ"}, "merges", "sequence"),
         (LOCAL, {"memory_bytes": 5 * GB}, r"6\.0 GB|9\.0 GB", "sequence"),
     ],
 )

@@ -17,6 +17,7 @@ from torch import Tensor
 from edgedistill.distill import signals, sparse
 from edgedistill.distill.batches import ByTokens
 from edgedistill.distill.examples import Example, collate, encode, targets
+from edgedistill.distill.losses import sampled_kl, sparse_kl
 from edgedistill.distill.signals import ABSENT, MANIFEST, Source, capture, read, source_of
 from edgedistill.distill.sparse import Sparsity
 from edgedistill.distill.vocab import trim
@@ -325,7 +326,7 @@ def trimmed() -> tuple[Any, Any, tuple[int, ...], list[Example], list[Example]]:
     return teacher, student, small.kept, both[0], both[1]  # type: ignore[return-value]
 
 
-def test_a_trimmed_student_gets_its_own_ids_and_what_it_lacks_goes_to_the_rest(
+def test_a_trimmed_student_gets_its_own_ids_and_what_it_lacks_goes_to_all_others_alike(
     trimmed: tuple[Any, Any, tuple[int, ...], list[Example], list[Example]], kept: Callable[..., Path]
 ) -> None:
     tokenizer, _, pieces, theirs, ours = trimmed
@@ -333,13 +334,81 @@ def test_a_trimmed_student_gets_its_own_ids_and_what_it_lacks_goes_to_the_rest(
     teacher = decoder(LLAMA, vocab_size=source.pieces, max_position_embeddings=128)
     opened = read(kept(teacher, theirs, source, k=60), source, ours, vocabulary=len(pieces), kept=pieces)
     found = opened.lookup([ours[1].key, ours[0].key])
-    best = dense(teacher, [theirs[1], theirs[0]], source.pieces).topk(60)
-    expected = torch.zeros(len(best.indices), source.pieces).scatter(1, best.indices, best.values.exp())
+    said = dense(teacher, [theirs[1], theirs[0]], source.pieces).exp()
+    best = said.topk(60)
+    expected = torch.zeros_like(said).scatter(1, best.indices, best.values)
+    beyond = 1 - expected.sum(dim=1)
+    expected = expected[:, torch.tensor(pieces)]
+    left = expected.sum(dim=1) + beyond
+    assert (left < 0.99).all()
     assert found.usable.all()
     assert not found.present.all()
-    torch.testing.assert_close(scattered(found, len(pieces)), expected[:, torch.tensor(pieces)], atol=2e-4, rtol=0)
+    torch.testing.assert_close(scattered(found, len(pieces)), expected / left[:, None], atol=4e-4, rtol=0)
+    torch.testing.assert_close(1 - found.logprobs.exp().sum(dim=1), beyond / left, atol=2e-3, rtol=0)
     assert (found.ids[~found.present] == 0).all()
     assert (found.logprobs[~found.present] == ABSENT).all()
+
+
+def said_to_a_student_without_the_second_piece(
+    distribution: list[float], kept: Callable[..., Path], **settings: Any
+) -> signals.Sparse:
+    """What a teacher with this distribution at every token says to a student that has its pieces 0, 2 and 3."""
+    teacher = decoder(LLAMA, vocab_size=8)
+    teacher.get_output_embeddings().register_forward_hook(
+        lambda _module, _inputs, logits: torch.tensor(distribution).log().expand(*logits.shape[:-1], 4)
+    )
+    pieces = (0, 2, 3)
+    ours = [Example(key=digest(row), ids=(0, 1, 2, row), answer_start=1) for row in range(2)]
+    theirs = [dataclasses.replace(example, ids=tuple(pieces[number] for number in example.ids)) for example in ours]
+    source = dataclasses.replace(SOURCE, pieces=4)
+    opened = read(kept(teacher, theirs, source, **settings), source, ours, vocabulary=3, kept=pieces)
+    return opened.lookup([example.key for example in ours])
+
+
+@pytest.mark.parametrize(
+    ("distribution", "expected"),
+    [([0.5, 0.3, 0.15, 0.05], [0.5 / 0.7, 0.15 / 0.7, 0.05 / 0.7]), ([0.006, 0.99, 0.003, 0.001], [0.6, 0.3, 0.1])],
+)
+@pytest.mark.parametrize("settings", [{"k": 3}, {"k": 4}, {"mode": "sampled", "k": 60_000}])
+def test_a_trimmed_student_learns_the_teachers_distribution_over_its_own_pieces(
+    distribution: list[float], expected: list[float], settings: dict[str, Any], kept: Callable[..., Path]
+) -> None:
+    found = said_to_a_student_without_the_second_piece(distribution, kept, **settings)
+    logits = torch.zeros(len(found.ids), 3, requires_grad=True)
+    for _ in range(200):
+        if "mode" in settings:
+            loss = sampled_kl(logits, found.ids, found.logprobs).sum()
+        else:
+            loss = sparse_kl(logits, found.ids, found.logprobs, 1.0).sum()
+        (gradient,) = torch.autograd.grad(loss, logits)
+        logits = (logits - 2 * gradient).detach().requires_grad_()
+    if "mode" in settings:
+        torch.testing.assert_close(found.logprobs.exp().sum(dim=1), torch.ones(len(found.ids)))
+    few_draws_left = "mode" in settings and distribution[1] > 0.9
+    torch.testing.assert_close(
+        logits.softmax(dim=1).mean(dim=0), torch.tensor(expected), atol=0.05 if few_draws_left else 0.01, rtol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("distribution", "settings"),
+    [
+        ([1e-5, 1 - 3e-5, 1e-5, 1e-5], {"k": 4}),
+        ([1e-5, 1 - 3e-5, 1e-5, 1e-5], {"mode": "sampled", "k": 50}),
+        ([0.2, 0.4, 0.2, 0.2], {"k": 1}),
+    ],
+)
+def test_where_a_trimmed_student_lacks_all_that_the_teacher_says_there_is_no_divergence(
+    distribution: list[float], settings: dict[str, Any], kept: Callable[..., Path]
+) -> None:
+    found = said_to_a_student_without_the_second_piece(distribution, kept, **settings)
+    assert found.usable.all()
+    assert not found.present.any()
+    assert (found.ids == 0).all()
+    logits = torch.randn(len(found.ids), 3, requires_grad=True)
+    for loss in (sparse_kl(logits, found.ids, found.logprobs, 2.0), sampled_kl(logits, found.ids, found.logprobs)):
+        assert torch.equal(loss, torch.zeros(len(found.ids)))
+        assert not torch.autograd.grad(loss.sum(), logits)[0].any()
 
 
 def test_a_row_that_a_trimmed_student_writes_in_other_tokens_is_counted_and_never_paired(

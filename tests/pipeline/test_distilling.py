@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
 
 from edgedistill import pipeline
@@ -173,6 +175,60 @@ def test_training_stops_when_validation_rows_stop_gaining(
     assert len(scores) == 3
 
 
+def test_a_single_file_is_judged_on_the_rows_that_were_not_trained_on(
+    tmp_path: Path, pairs: Path, tiny_teacher: Path
+) -> None:
+    one = tmp_path / "rows.jsonl"
+    one.write_text("".join((pairs / f"{split}.jsonl").read_text() for split in ("train", "validation", "test")))
+    request = settings(tmp_path, "nli", one, tiny_teacher)
+    done = pipeline.distill(request)
+    found = pipeline.evaluate(request, done.folder)
+    trained = next(arm for arm in done.training["arms"] if arm["name"] == "student")
+    assert found.rows == done.training["data"]["counts"]["test"] < 60
+    assert found.arms[0].metrics["accuracy"].value == trained["metrics"]["accuracy"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "key"),
+    [
+        ("conversation", {"student": {"ffn": 64}}, r"student\.ffn"),
+        ("conversation", {"student": {"kind": "static"}}, r"student\.kind"),
+        ("conversation", {"student": {"model": "a/b", "layers": 2}}, r"student\.layers"),
+        ("conversation", {"distill": {"route": "onpolicy", "kd_weight": 0.5}}, r"distill\.kd_weight"),
+        ("nli", {"distill": {"route": "tokens"}}, r"distill\.route"),
+        ("classification", {"student": {"kind": "static", "layers": 2}}, r"student\.layers"),
+        ("classification", {"student": {"lora_rank": 4}}, r"student\.lora_rank"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(task: str, changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValidationError, match=f"{key} has no effect"):
+        Request.model_validate({"task": task, **changes})
+
+
+def test_a_checkpoint_that_brings_code_is_refused_before_its_tokenizer_is_read(
+    tmp_path: Path, talks: Path, tiny_writer: Path
+) -> None:
+    folder = tmp_path / "foreign"
+    shutil.copytree(tiny_writer, folder)
+    spec = json.loads((folder / "tokenizer_config.json").read_text())
+    spec["auto_map"] = {"AutoTokenizer": ["code.Tokenizer", None]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(spec))
+    (folder / "code.py").write_text("raise SystemExit('run')")
+    request = settings(tmp_path, "conversation", talks, tiny_writer, max_tokens=96)
+    with pytest.raises(InputError, match="wants to run its own code"):
+        pipeline.evaluate(request, folder)
+
+
+def test_a_static_student_needs_no_board_that_runs_an_engine(
+    tmp_path: Path, tiny_rows: Path, tiny_teacher: Path
+) -> None:
+    request = settings(tmp_path, "classification", tiny_rows, tiny_teacher)
+    small = request.model_copy(update={"student": Student(kind="static", vocabulary=120), "target": "iot-armv7"})
+    done = pipeline.distill(small)
+    found = pipeline.evaluate(small, done.folder)
+    assert found.arms[0].metrics["accuracy"].value == done.training["arms"][2]["metrics"]["accuracy"]["value"]
+
+
 def test_pairs_are_learned_as_pairs(tmp_path: Path, pairs: Path, tiny_teacher: Path) -> None:
     request = settings(tmp_path, "nli", pairs, tiny_teacher)
     done = pipeline.distill(request)
@@ -221,6 +277,10 @@ def test_a_folder_with_a_users_file_is_not_replaced(talked: tuple[Request, Any])
         pipeline.distill(request)
     notes.unlink()
     assert pipeline.distill(request).changed
+    notes.write_text("mine")  # beside a student that is as it should be, it may stay
+    assert not pipeline.distill(request).changed
+    assert notes.read_text() == "mine"
+    notes.unlink()
 
 
 def test_without_signals_the_students_answers_are_the_teachers_texts(
