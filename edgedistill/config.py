@@ -273,7 +273,8 @@ class Request(_Section):
                 idle["distill"] |= {"hidden_weight"}
             who = f"a student of kind {self.student.kind!r}"
         for section, keys in idle.items():
-            if found := sorted(keys & getattr(self, section).model_fields_set):
+            said = getattr(self, section).model_dump(exclude_defaults=True)
+            if found := sorted(keys & said.keys()):
                 raise ValueError(f"{section}.{found[0]} has no effect on {who} for {self.task}")
         return self
 

@@ -114,3 +114,9 @@ def test_every_commented_key_of_the_template_is_one_that_exists(tmp_path: Path) 
         config.write_text("".join(line.removeprefix("# ") for line in part.splitlines(keepends=True)))
         request = read_request(config)
         assert request.label != Request().label or request.gates != Request().gates
+
+
+@pytest.mark.parametrize("task", ["classification", "summarization"])
+def test_a_request_survives_its_own_json(task: str) -> None:
+    request = Request.model_validate({"name": "shop", "task": task})
+    assert Request.model_validate_json(request.model_dump_json()) == request
