@@ -54,7 +54,7 @@ def test_some_things_are_done_in_one_place_only(called: str, allowed: set[str]) 
 
 
 def test_nothing_unpickles_and_nothing_runs_code_from_a_checkpoint() -> None:
-    words = re.compile(r"\bpickle\b|\bjoblib\b|trust_remote_code|shell=True|allow_pickle=True")
+    words = re.compile(r"\bpickle\b|\bjoblib\b|trust_remote_code(?!=False)|shell=True|allow_pickle=True")
     found = [path.name for path in MODULES if words.search(path.read_text(encoding="utf-8"))]
     assert found == []
 
