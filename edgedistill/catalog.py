@@ -68,12 +68,15 @@ class _Device(_File):
 class _Recipe(_File):
     format: Literal["onnx", "gguf"]
     engine: str
-    bits: Literal[4, 8, 16, 32]
+    bits: Literal[4, 5, 6, 8, 16, 32]
     scheme: str
     per_channel: bool = False
     reduce_range: bool = False
     needs_isa: tuple[str, ...] = ()
     tolerance: Annotated[float, Field(ge=0, le=1)]
+    embedding_bits: Literal[4, 8] | None = None
+    calibration: Literal["percentile", "entropy"] | None = None
+    on_request: bool = False
 
 
 class _Workload(_File):
@@ -120,7 +123,7 @@ def recipe(name: str) -> Recipe:
 
 def recipes() -> tuple[Recipe, ...]:
     """Every export recipe, smallest weights first."""
-    return tuple(sorted((recipe(name) for name in _files("export")), key=lambda r: (r.bits, r.name)))
+    return tuple(sorted((recipe(name) for name in _files("export")), key=lambda r: (r.bits, r.table_bits, r.name)))
 
 
 def workload(name: str) -> Workload:

@@ -106,7 +106,7 @@ def _recipes(request: Request, device: Device, recipes: Sequence[Recipe]) -> tup
                 f"recipe {request.export.recipe!r} does not run on {device.title}", hint=f"it runs {', '.join(names)}"
             )
         fitting = fitting[names.index(request.export.recipe) :]
-    return tuple(fitting)
+    return tuple(r for r in fitting if not r.on_request or r.name == request.export.recipe)
 
 
 def _shapes(request: Request, teacher: Teacher, rows: RowFacts) -> list[Shape]:
@@ -139,7 +139,8 @@ def _spread(count: int, total: int) -> tuple[int, ...]:
 
 
 def _numbers(shape: Shape, recipe: Recipe, device: Device, tokens: int, threads: int) -> dict[str, float]:
-    size = shape.parameters * recipe.bits / 8 * SIZE_FACTOR
+    table = shape.vocabulary * shape.hidden
+    size = ((shape.parameters - table) * recipe.bits + table * recipe.table_bits) / 8 * SIZE_FACTOR
     gops = device.gops["int8" if recipe.bits == 8 else "f32"].value
     arithmetic = 2 * shape.macs(tokens) / (gops * 1e9 * SKINNY_SHARE * min(threads, device.cores) ** 0.7)
     overhead = OPERATOR_S * OPERATORS_PER_LAYER * len(shape.layers) * max(1.0, 40 / gops)

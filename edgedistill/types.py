@@ -48,7 +48,14 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One way to write a student into a file for one engine."""
+    """One way to write a student into a file for one engine.
+
+    Attributes:
+        bits: of the weights of matrix products.
+        embedding_bits: of the embedding table; None leaves it to the scheme.
+        calibration: how a static scheme finds the range of activations on rows.
+        on_request: only tried when it is asked for by name.
+    """
 
     name: str
     format: Literal["onnx", "gguf"]
@@ -59,6 +66,14 @@ class Recipe:
     reduce_range: bool
     needs_isa: tuple[str, ...]
     tolerance: float
+    embedding_bits: int | None = None
+    calibration: Literal["percentile", "entropy"] | None = None
+    on_request: bool = False
+
+    @property
+    def table_bits(self) -> int:
+        """Of each number of the embedding table."""
+        return self.embedding_bits or self.bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +165,8 @@ class Exported:
     recipe: str
     parity: Mapping[str, float]
     ladder: tuple[Mapping[str, Any], ...]
+    lint: tuple[Mapping[str, Any], ...] = ()
+    sensitivity: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +205,30 @@ class Plan:
     recipes: tuple[Recipe, ...]
     student_shape: Shape
     predictions: tuple[Measurement, ...]
+    explanation: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """What a training would do, before anything is trained or asked.
+
+    Attributes:
+        parameters: of the teacher, where there is one here, and of the student.
+        memory_bytes: what the training needs at once, activations not counted, and `available_bytes` what there is.
+        rows: training rows that can be learned from; each counts once an epoch.
+        steps: of the optimizer, over all epochs.
+        signal_bytes: what the teacher's answers will take on disk; 0 where it is not asked beforehand.
+    """
+
+    task: str
+    route: str
+    teacher: str
+    parameters: Mapping[str, int]
+    memory_bytes: int
+    available_bytes: int
+    rows: int
+    steps: int
+    signal_bytes: int
     explanation: tuple[str, ...]
 
 

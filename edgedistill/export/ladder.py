@@ -1,9 +1,14 @@
-"""From the smallest recipe to safer ones, until the file is as accurate as the student; each step is recorded."""
+"""From the smallest recipe to safer ones, until the file is as accurate as the student; each step is recorded.
+
+When a recipe loses too much, its most sensitive products are measured and left in float32, one, two, four and so on up
+to half of them; when that does not hold either, the next recipe is tried.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,16 +18,16 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgedistill.errors import StageError
+from edgedistill.errors import IntegrityError, StageError
+from edgedistill.export.lint import lint
 from edgedistill.export.onnx import to_onnx
-from edgedistill.export.parity import answers, compare
-from edgedistill.export.quantize import quantize
+from edgedistill.export.parity import answers, compare, feed, verdict
+from edgedistill.export.quantize import base_of, quantize
+from edgedistill.export.sensitivity import sensitivity
 from edgedistill.store import Output, Store, canonical, digest
 from edgedistill.types import Exported, Progress, Recipe, Student, silent
 
 MODEL = "model.onnx"
-MAX_FP32_ERROR = 1e-3
-"""Of a logit. A float32 file that differs by more was converted wrongly, whatever its accuracy."""
 
 
 def export(
@@ -33,6 +38,8 @@ def export(
     truth: NDArray[np.int64],
     logits: NDArray[np.float32],
     tolerance: float | None = None,
+    calibration: Sequence[Sequence[int]] = (),
+    separator: int | None = None,
     store: Store,
     progress: Progress = silent,
 ) -> tuple[Exported, Output]:
@@ -44,10 +51,13 @@ def export(
         truth: their classes. Shape: [rows].
         logits: the student's own answers to them. Shape: [rows, labels].
         tolerance: accuracy that the file may lose against the student; None takes each recipe's own.
+        calibration: token ids of training rows, from which static recipes and the sensitivity take their measure.
+            Without any, static recipes are passed over and the sensitivity is measured on the rows of `ids`.
+        separator: the piece between the texts of a pair; None for rows of one text.
 
     Raises:
         StageError: the converter failed, or even the float32 file does not answer like the student.
-        IntegrityError: the student has weights that are not finite.
+        IntegrityError: the student has weights that are not finite, or the file has a fault that must not ship.
     """
     inputs = {
         "student": student.sha256,
@@ -55,36 +65,89 @@ def export(
         "tolerance": tolerance,
         # Other validation rows or labels may decide for another recipe, and so may another version of the engine.
         "judged_on": digest([[list(row) for row in ids], truth.tolist()]),
+        "calibrated_on": digest([list(row) for row in calibration]),
+        "separator": separator,
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
 
     def produce(folder: Path, _: Path) -> None:
-        fused = folder / "fused.onnx"
-        to_onnx(student.path, fused)
-        ladder: list[dict[str, Any]] = []
-        for recipe in recipes:
-            quantize(fused, folder / MODEL, recipe)
-            found = answers(folder / MODEL, ids, progress=progress)
-            step = judge(recipe, compare(found, logits), _accuracy(found, truth), _accuracy(logits, truth), tolerance)
-            ladder.append(step)
+        with tempfile.TemporaryDirectory() as work:
+            _produce(folder, Path(work))
+
+    def _produce(folder: Path, work: Path) -> None:
+        climb = _Climb(student.path, work, calibration or ids, separator)
+        accuracy = _accuracy(logits, truth)
+        steps: list[dict[str, Any]] = []
+        for recipe, exclude in climb.steps(recipes, calibrated=bool(calibration)):
+            climb.write(folder / MODEL, recipe, exclude)
+            found = answers(folder / MODEL, ids, separator=separator, progress=progress)
+            step = judge(recipe, compare(found, logits), _accuracy(found, truth), accuracy, tolerance)
+            size = (folder / MODEL).stat().st_size
+            steps.append(step | {"kept_in_float": sorted(exclude), "size_bytes": size})
             if step["passed"]:
                 break
         else:
-            raise StageError(f"no recipe answers like the student: {ladder[-1]['reason']}", hint="the student is kept")
-        fused.unlink()
-        (folder / "export.json").write_bytes(canonical({"ladder": ladder}))
+            raise StageError(f"no recipe answers like the student: {steps[-1]['reason']}", hint="the student is kept")
+        findings = lint(folder / MODEL, recipe=recipe, labels=logits.shape[1])
+        if stop := next((finding for finding in findings if finding.severity == "stop"), None):
+            raise IntegrityError(f"the exported file's {stop.where} {stop.cost}", hint="the student is kept")
+        record = {"ladder": steps, "lint": [asdict(finding) for finding in findings], "sensitivity": climb.measured}
+        (folder / "export.json").write_bytes(canonical(record))
 
     output = store.get("export", inputs, produce)
-    ladder = json.loads((output.path / "export.json").read_text())["ladder"]
+    record = json.loads((output.path / "export.json").read_text(encoding="utf-8"))
     exported = Exported(
         path=output.path / MODEL,
         sha256=output.sha256,
-        recipe=ladder[-1]["recipe"],
-        parity=ladder[-1]["parity"],
-        ladder=tuple(ladder),
+        recipe=record["ladder"][-1]["recipe"],
+        parity=record["ladder"][-1]["parity"],
+        ladder=tuple(record["ladder"]),
+        lint=tuple(record["lint"]),
+        sensitivity=tuple(record["sensitivity"]),
     )
     return exported, output
+
+
+class _Climb:
+    """The files in between: a float32 file for each form that a recipe starts from, and what was measured on it."""
+
+    def __init__(self, student: Path, work: Path, rows: Sequence[Sequence[int]], separator: int | None) -> None:
+        self._student = student
+        self._work = work
+        self._rows = rows
+        self._separator = separator
+        self.measured: list[dict[str, Any]] = []
+
+    def steps(self, recipes: Sequence[Recipe], *, calibrated: bool) -> Iterator[tuple[Recipe, Collection[str]]]:
+        """What to try next, as long as it is asked: so sensitivity is only measured when a recipe has failed."""
+        for recipe in recipes:
+            if recipe.scheme == "static" and not calibrated:
+                continue
+            yield recipe, ()
+            if recipe.scheme == "dynamic":
+                ranked = self._ranked(recipe)
+                count = 1
+                while count <= len(ranked) // 2:
+                    yield recipe, ranked[:count]
+                    count *= 2
+
+    def write(self, path: Path, recipe: Recipe, exclude: Collection[str]) -> None:
+        """The recipe's file, with some products left in float32."""
+        rows = [feed(row, separator=self._separator) for row in self._rows] if recipe.scheme == "static" else []
+        quantize(self._base(recipe), path, recipe, exclude=exclude, rows=rows)
+
+    def _base(self, recipe: Recipe) -> Path:
+        form: Mapping[str, Any] = base_of(recipe)
+        path = self._work / f"{'packed' if form['packed'] else 'plain'}-{form['embedding_bits'] or 'float'}.onnx"
+        if not path.exists():
+            to_onnx(self._student, path, pairs=self._separator is not None, **form)
+        return path
+
+    def _ranked(self, recipe: Recipe) -> list[str]:
+        found = sensitivity(self._base(recipe), recipe, self._rows, separator=self._separator, folder=self._work)
+        self.measured += [{"recipe": recipe.name, **asdict(one)} for one in found]
+        return [one.node for one in found]
 
 
 def judge(
@@ -93,10 +156,12 @@ def judge(
     """One step of the ladder: does this recipe's file hold, and why."""
     allowed = recipe.tolerance if tolerance is None else tolerance
     drop = student - file
+    same = verdict(parity, exact=recipe.bits == 32)
     reason = f"accuracy {file:.4f} against the student's {student:.4f}; {allowed:.4f} may be lost"
     passed = drop <= allowed
-    if recipe.bits == 32 and not parity["max_error"] <= MAX_FP32_ERROR:  # so that NaN does not pass
-        passed, reason = False, f"a float32 logit differs by {parity['max_error']:.2g}; {MAX_FP32_ERROR} is allowed"
+    # A file that loses too much fails for that; one that is another model fails however accurate it is.
+    if not same["passed"] and (passed or recipe.bits == 32):
+        passed, reason = False, same["reason"]
     return {
         "recipe": recipe.name,
         "metric": "accuracy",
@@ -104,6 +169,7 @@ def judge(
         "passed": passed,
         "reason": reason,
         "parity": parity,
+        "verdict": same,
     }
 
 

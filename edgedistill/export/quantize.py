@@ -1,45 +1,170 @@
-"""Smaller numbers in the same graph: 8-bit weights, activations quantized as they come."""
+"""Smaller numbers in the same graph: dynamic, static and weight-only schemes, each matrix product by itself."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_dynamic
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from edgedistill.errors import StageError
+from edgedistill.export.calibrate import ranges
 from edgedistill.types import Recipe
 
+Feed = dict[str, Any]
+"""One row as the engine takes it: the inputs by name."""
 
-def quantize(fused: Path, path: Path, recipe: Recipe) -> None:
+BLOCK = 32
+INT8_ACTIVATIONS = 4
+"""`accuracy_level` of a weight-only product: activations in 8 bits. Left out, the engine widens the weights instead,
+at twice the time or more."""
+_SCHEMES: dict[str, tuple[int, ...]] = {"none": (16, 32), "dynamic": (8,), "static": (8,), "weight-only": (4, 8)}
+_PRODUCTS = ("MatMul", "Attention")
+
+
+def quantize(
+    fused: Path, path: Path, recipe: Recipe, *, exclude: Collection[str] = (), rows: Sequence[Feed] = ()
+) -> None:
     """Applies a recipe to a fused float32 file.
 
     Args:
-        fused: from `to_onnx`.
+        fused: from `to_onnx`, with the attention and the embedding table that `base_of` says.
         path: the file to write.
-        recipe: scheme "none" copies; "dynamic" makes matrix products and the embedding table 8 bit.
+        recipe: its scheme, bits and ranges.
+        exclude: names of nodes that stay float32.
+        rows: for a static scheme, what the ranges of activations are taken from.
 
     Raises:
-        StageError: the recipe's scheme is not known here.
+        StageError: the recipe cannot be followed.
     """
-    if recipe.scheme == "none":
+    if recipe.bits not in _SCHEMES.get(recipe.scheme, ()):
+        raise StageError(f"recipe {recipe.name} asks for {recipe.bits} bits {recipe.scheme}", hint="use another recipe")
+    with _silence():
+        if recipe.scheme == "none":
+            _store(fused, path, recipe.bits)
+        elif recipe.scheme == "dynamic":
+            _dynamic(fused, path, recipe, exclude)
+        elif recipe.scheme == "static":
+            _static(fused, path, recipe, exclude, rows)
+        else:
+            _weight_only(fused, path, recipe, exclude)
+
+
+def base_of(recipe: Recipe) -> dict[str, Any]:
+    """How `to_onnx` must write the file that a recipe is applied to: only the dynamic scheme knows packed attention."""
+    return {"packed": recipe.scheme in ("none", "dynamic"), "embedding_bits": recipe.embedding_bits}
+
+
+def products(fused: Path, recipe: Recipe) -> list[str]:
+    """The nodes that a recipe would quantize, in the order in which they are computed."""
+    wanted = _quantized(recipe)
+    return [node.name for node in onnx.load(fused).graph.node if node.op_type in wanted]
+
+
+def _quantized(recipe: Recipe) -> tuple[str, ...]:
+    if recipe.scheme != "dynamic":
+        return ("MatMul",)
+    return _PRODUCTS if recipe.embedding_bits else (*_PRODUCTS, "EmbedLayerNormalization")
+
+
+def _store(fused: Path, path: Path, bits: int) -> None:
+    """Float weights as they are, or in 16 bits with a cast behind each, which the engine folds when it loads."""
+    if bits == 32:
         path.write_bytes(fused.read_bytes())
         return
-    if recipe.scheme != "dynamic" or recipe.bits != 8:
-        raise StageError(f"recipe {recipe.name} asks for {recipe.bits} bits {recipe.scheme}", hint="use another recipe")
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    model = onnx.load(fused)
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        value = numpy_helper.to_array(tensor)
+        if np.abs(value).max(initial=0) > np.finfo(np.float16).max:
+            continue  # it would become infinite
+        name = f"{tensor.name}_16"
+        casts.append(helper.make_node("Cast", [name], [tensor.name], f"{name}/Cast", to=TensorProto.FLOAT))
+        tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), name))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save_model(model, str(path))
 
-    logging.disable(logging.WARNING)  # it advises a pre-processing that the fused graph does not need
+
+def _dynamic(fused: Path, path: Path, recipe: Recipe, exclude: Collection[str]) -> None:
+    quantize_dynamic(
+        fused,
+        path,
+        op_types_to_quantize=list(_quantized(recipe)),
+        weight_type=QuantType.QInt8,
+        per_channel=recipe.per_channel,
+        # 7 of 8 bits: x86 without VNNI adds two products in 16 bits and saturates on full-range weights, so
+        # the same file would answer differently there.
+        reduce_range=recipe.reduce_range,
+        nodes_to_exclude=sorted(exclude),
+        extra_options={"DefaultTensorType": TensorProto.FLOAT},
+    )
+
+
+def _static(fused: Path, path: Path, recipe: Recipe, exclude: Collection[str], rows: Sequence[Feed]) -> None:
+    if not rows:
+        raise StageError(f"recipe {recipe.name} needs rows to calibrate on", hint="give training rows, or drop it")
+    found = ranges(fused, rows, recipe.calibration or "percentile")
+    data = {name: tuple(np.array(bound, dtype=np.float32) for bound in bounds) for name, bounds in found.items()}
+    model = onnx.load(fused)
+    # Shape inference stops at fused operators, and the quantizer passes over whatever has no type.
+    model.graph.value_info.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in found)
+    quantizer = QDQQuantizer(
+        model,
+        recipe.per_channel,
+        recipe.reduce_range,
+        QuantType.QInt8,
+        QuantType.QUInt8,
+        TensorsData(CalibrationMethod.MinMax, data),
+        [],
+        sorted(exclude),
+        ["MatMul"],
+        {
+            "DefaultTensorType": TensorProto.FLOAT,
+            # Sums stay float32: what follows a product (norm, softmax, GELU) has no 8-bit kernel, so quantizing its
+            # result would only be undone again.
+            "OpTypesToExcludeOutputQuantization": ["MatMul"],
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.save_model_to_file(str(path))
+
+
+def _weight_only(fused: Path, path: Path, recipe: Recipe, exclude: Collection[str]) -> None:
+    settings = DefaultWeightOnlyQuantConfig(
+        block_size=BLOCK, is_symmetric=True, accuracy_level=INT8_ACTIVATIONS, bits=recipe.bits
+    )
+    quantizer = MatMulNBitsQuantizer(
+        onnx.load(fused),
+        bits=recipe.bits,
+        block_size=BLOCK,
+        is_symmetric=True,
+        accuracy_level=INT8_ACTIVATIONS,
+        nodes_to_exclude=sorted(exclude),
+        algo_config=settings,
+    )
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(path))
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """No advice from the quantizers about a pre-processing that the fused graph does not need."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        quantize_dynamic(
-            fused,
-            path,
-            weight_type=QuantType.QInt8,
-            per_channel=recipe.per_channel,
-            # 7 of 8 bits: x86 without VNNI adds two products in 16 bits and saturates on full-range weights, so
-            # the same file would answer differently there.
-            reduce_range=recipe.reduce_range,
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )
+        yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)

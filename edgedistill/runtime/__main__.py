@@ -1,4 +1,4 @@
-"""The commands of a bundle: `python -m runtime predict "text"`, `measure`, `info`."""
+"""The commands of a bundle: `python -m runtime predict "text"`, `chat`, `measure`, `info`."""
 
 import argparse
 import importlib
@@ -10,6 +10,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
 """The bundle: the folder that holds `runtime/`."""
+WRITERS = {"llama-cpp-python": "engine_llama", "onnxruntime-genai": "engine_genai"}
+"""What answers in text, by the engine that the manifest names."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict = commands.add_parser("predict", help="label texts: arguments, or lines from standard input")
     predict.add_argument("texts", nargs="*")
     predict.add_argument("--json", action="store_true", help="one JSON object a line, with the probability")
+    chat = commands.add_parser("chat", help="answer a question, or a conversation: lines from standard input")
+    chat.add_argument("text", nargs="?")
+    chat.add_argument("--system", help="what the model is told before the conversation")
+    chat.add_argument("--max-tokens", type=int, default=256, help="of each answer (default: 256)")
     measure = commands.add_parser("measure", help="print raw samples as JSON")
     measure.add_argument("--texts", type=Path, required=True, help="a JSON list of strings")
     measure.add_argument("--batch-rows", type=int, default=32)
@@ -45,6 +51,9 @@ def _run(options: argparse.Namespace) -> int:
         manifest = json.loads((options.bundle / "manifest.json").read_text(encoding="utf-8"))
         print(json.dumps({key: manifest[key] for key in ("name", "target", "engine", "model")}, indent=2))
         return 0
+    if options.command == "chat":
+        _chat(options)
+        return 0
     engine = importlib.import_module(f"{__package__}.engine_onnx")
 
     def load() -> Any:
@@ -64,6 +73,23 @@ def _run(options: argparse.Namespace) -> int:
         else:
             print(f"{classifier.labels[best]}\t{scores[best]:.3f}")
     return 0
+
+
+def _chat(options: argparse.Namespace) -> None:
+    manifest = json.loads((options.bundle / "manifest.json").read_text(encoding="utf-8"))
+    name = manifest["engine"]["name"]
+    if name not in WRITERS:
+        raise ValueError(f"its engine {name} writes no text; use predict")
+    chat = importlib.import_module(f"{__package__}.{WRITERS[name]}").Chat(options.bundle, threads=options.threads)
+    said = [] if options.system is None else [{"role": "system", "content": options.system}]
+    for line in [options.text] if options.text is not None else sys.stdin:
+        said.append({"role": "user", "content": line.rstrip("\n")})
+        answer = ""
+        for piece in chat.stream(said, max_tokens=options.max_tokens):
+            print(piece, end="", flush=True)
+            answer += piece
+        print(flush=True)
+        said.append({"role": "assistant", "content": answer})
 
 
 def _measure(options: argparse.Namespace, load: Any) -> dict[str, Any]:

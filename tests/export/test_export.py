@@ -137,7 +137,7 @@ def test_the_ladder_falls_to_float32_and_records_each_step(tmp_path: Path) -> No
     impossible = Recipe(**{**{f: getattr(recipes[0], f) for f in recipes[0].__slots__}, "tolerance": -0.1})
     exported = climb(tmp_path, [impossible, recipes[1]], None)
     assert exported.recipe == "onnx-fp32"
-    assert [step["passed"] for step in exported.ladder] == [False, True]
+    assert [step["passed"] for step in exported.ladder] == [False] * (len(exported.ladder) - 1) + [True]
     assert "may be lost" in exported.ladder[0]["reason"]
     assert json.dumps(exported.ladder)
 

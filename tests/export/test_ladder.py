@@ -69,13 +69,17 @@ def test_a_recipe_that_loses_too_much_gives_way_to_float32_and_the_reason_stays(
     strict = replace(INT8, tolerance=-1.0)
     exported, _ = export(student_in(student), (strict, FP32), ids=texts, truth=truth, logits=logits, store=store)
     assert exported.recipe == FP32.name
-    assert [(step["recipe"], step["passed"]) for step in exported.ladder] == [(INT8.name, False), (FP32.name, True)]
+    assert [(step["recipe"], step["passed"], len(step["kept_in_float"])) for step in exported.ladder] == [
+        *((INT8.name, False, kept) for kept in (0, 1, 2, 4)),
+        (FP32.name, True, 0),
+    ]
     assert "against the student's 1.0000; -1.0000 may be lost" in exported.ladder[0]["reason"]
+    assert exported.ladder[-1]["size_bytes"] == exported.path.stat().st_size
     assert exported.parity["max_error"] < 1e-5
     np.testing.assert_array_equal(answers(exported.path, texts), logits)
 
 
-def test_a_student_that_8_bits_ruin_ships_in_float32(
+def test_a_student_with_outlier_weights_keeps_the_product_that_has_them_in_float32(
     student: Path, texts: list[list[int]], store: Store, tmp_path: Path
 ) -> None:
     weights = load_file(student / "model.safetensors")
@@ -92,8 +96,36 @@ def test_a_student_that_8_bits_ruin_ships_in_float32(
     exported, _ = export(
         student_in(crafted), (INT8, FP32), ids=texts, truth=said.argmax(axis=1), logits=said, store=store
     )
-    assert exported.recipe == FP32.name
     assert exported.ladder[0]["drop"] > INT8.tolerance
+    # The measured sensitivity finds the one product that 8 bits ruin, and the rest stays small.
+    assert (exported.recipe, exported.ladder[-1]["kept_in_float"]) == (INT8.name, ["logits_product/MatMul"])
+    assert exported.ladder[-1]["drop"] <= INT8.tolerance
+    first, second = (one["error"] for one in exported.sensitivity[:2])
+    assert first > 100 * second
+
+
+def test_a_step_that_holds_is_found_among_all_recipes_of_the_catalogue_and_says_which(
+    student: Path, texts: list[list[int]], logits: NDArray[np.float32], truth: NDArray[np.int64], store: Store
+) -> None:
+    names = ("onnx-int8-int4emb", "onnx-int8-dynamic", "onnx-int8-static", "onnx-int8-weights", "onnx-fp16")
+    # No 8-bit file may pass: each is asked to be better than a student that is always right.
+    recipes = [replace(find_recipe(name), tolerance=0.001 if name == "onnx-fp16" else -1.0) for name in names]
+    exported, _ = export(
+        student_in(student), recipes, ids=texts, truth=truth, logits=logits, calibration=texts, store=store
+    )
+    tried = list(dict.fromkeys(step["recipe"] for step in exported.ladder))
+    assert tried == list(names)
+    assert exported.recipe == "onnx-fp16"
+    assert [step["passed"] for step in exported.ladder][-2:] == [False, True]
+    assert {one["recipe"] for one in exported.sensitivity} == set(names[:2])
+
+
+def test_swapped_label_ids_are_caught_whatever_the_tolerance(
+    student: Path, texts: list[list[int]], logits: NDArray[np.float32], truth: NDArray[np.int64], store: Store
+) -> None:
+    swapped = logits[:, [1, 2, 3, 4, 0]]
+    with pytest.raises(StageError, match="no recipe answers like the student"):
+        export(student_in(student), (INT8, FP32), ids=texts, truth=truth, logits=swapped, tolerance=1.0, store=store)
 
 
 def test_a_float32_file_that_answers_otherwise_is_never_shipped_however_accurate(

@@ -21,6 +21,7 @@ def test_equal_answers_are_no_distance_apart() -> None:
         "mean_error": 0.0,
         "cosine": pytest.approx(1.0),
         "kl": 0.0,
+        "kl_error": 0.0,
         "top1_agreement": 1.0,
         "rows": 2.0,
     }

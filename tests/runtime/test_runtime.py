@@ -27,6 +27,8 @@ LABELS = ("door", "light", "music")
 TEXTS = ("turn the lamp very bright", "song", "please lock my door now today in the hall, it is dark!")
 SOURCES = Path(runtime.__file__).parent
 NEEDED = {"numpy", "tokenizers", "onnxruntime"}
+ENGINES = {"engine_llama.py": {"llama_cpp"}, "engine_genai.py": {"onnxruntime_genai"}}
+"""What a decoder's device has in the place of onnxruntime."""
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +275,13 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", sorted(SOURCES.glob("*.py")), ids=lambda path: path.name)
 def test_the_runtime_imports_nothing_but_what_the_device_has(path: Path) -> None:
-    assert imports(path) - sys.stdlib_module_names <= NEEDED
+    allowed = NEEDED - {"onnxruntime"} | ENGINES[path.name] if path.name in ENGINES else NEEDED
+    assert imports(path) - sys.stdlib_module_names <= allowed
+
+
+def test_a_classifier_is_asked_to_predict_and_not_to_chat(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--bundle", str(bundle), "chat", "hello"]) == 1
+    assert "use predict" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted(SOURCES.glob("*.py")), ids=lambda path: path.name)

@@ -1,0 +1,228 @@
+"""Whether a GGUF file answers in llama.cpp like the checkpoint that it was written from answers in transformers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import PoolingType
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from edgedistill.errors import InputError
+from edgedistill.export.gguf import engine, header
+from edgedistill.export.gguf.families import classifies
+from edgedistill.export.gguf.imatrix import load
+from edgedistill.export.gguf.writer import read_config
+from edgedistill.export.parity import compare as compare_logits
+from edgedistill.types import Progress, silent
+
+NEW_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """How a generating file compares with its checkpoint.
+
+    Attributes:
+        prompts: how many were answered.
+        same_pieces: share of the prompts that both tokenizers cut alike.
+        same_answers: share of the prompts with the same greedy tokens.
+        diverges_at: for each prompt the first token that differs, counted from 0; None where none does.
+        positions: how many distributions the rest is taken over: those along the checkpoint's own greedy tokens.
+        top1_agreement: share of the positions with the same most likely token.
+        kl: checkpoint ‖ file in nats, mean over the positions; `kl_error` is the standard error of that mean, with the
+            positions taken as independent.
+        max_error, mean_error: absolute, of logits. `cosine`: mean over the positions.
+    """
+
+    prompts: int
+    same_pieces: float
+    same_answers: float
+    diverges_at: tuple[int | None, ...]
+    positions: int
+    top1_agreement: float
+    kl: float
+    kl_error: float
+    max_error: float
+    mean_error: float
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What the checkpoint itself answers, to hold any number of files against.
+
+    Attributes:
+        prompts: the texts; `ids`: their pieces.
+        answers: the greedy tokens after each prompt.
+        logits: that each of them was chosen by. Shape of each: [tokens, vocabulary], float32.
+    """
+
+    prompts: tuple[str, ...]
+    ids: tuple[tuple[int, ...], ...]
+    answers: tuple[tuple[int, ...], ...]
+    logits: tuple[NDArray[np.float32], ...]
+
+
+def reference(
+    checkpoint: Path, prompts: Sequence[str], *, new_tokens: int = NEW_TOKENS, progress: Progress = silent
+) -> Reference:
+    """Answers the prompts greedily in transformers, in float32.
+
+    Args:
+        prompts: whole texts, chat template applied.
+        new_tokens: to answer with, at most; an answer ends with the checkpoint's end of text.
+
+    Raises:
+        InputError: no prompts, an empty one, or no checkpoint.
+    """
+    ids = _ids(checkpoint, prompts)
+    model = load(checkpoint, read_config(checkpoint))
+    ends = _ends(model)
+    answers, logits = [], []
+    for done, prompt in enumerate(ids, 1):
+        answer, scores = _greedy(model, prompt, new_tokens, ends)
+        answers.append(tuple(answer))
+        logits.append(scores)
+        progress(done, len(ids))
+    return Reference(
+        prompts=tuple(prompts), ids=tuple(tuple(one) for one in ids), answers=tuple(answers), logits=tuple(logits)
+    )
+
+
+def compare(expected: Reference, file: Path, *, threads: int = 1) -> Parity:
+    """Answers the same prompts with a file in llama.cpp.
+
+    Raises:
+        IntegrityError: not a sound GGUF file.
+        EngineCrashed: llama.cpp could not load or run it.
+        MissingExtra: llama-cpp-python is not installed.
+    """
+    request = {
+        "do": "answer",
+        "file": str(file.resolve()),
+        "texts": expected.prompts,
+        "prompts": expected.ids,
+        "forced": expected.answers,
+        "threads": threads,
+    }
+    count = len(expected.ids)
+    with engine.ask(request, bytes_read=header.read(file).file_bytes) as folder:
+        said = engine.reply(folder)
+        figures = _figures(expected.logits, (np.load(folder / f"logits-{number}.npy") for number in range(count)))
+    first = [_first_difference(a, b) for a, b in zip(expected.answers, said["best"], strict=True)]
+    return Parity(
+        prompts=count,
+        same_pieces=sum(list(a) == b for a, b in zip(expected.ids, said["pieces"], strict=True)) / count,
+        same_answers=first.count(None) / count,
+        diverges_at=tuple(first),
+        **figures,
+    )
+
+
+def compare_encoder(checkpoint: Path, file: Path, texts: Sequence[str], *, threads: int = 1) -> dict[str, float]:
+    """Class logits, or the mean of the last layer's positions, of an encoder's file against its checkpoint's.
+
+    Returns:
+        What `edgedistill.export.parity.compare` returns, and same_pieces.
+
+    Raises:
+        InputError: no texts, or an empty one.
+        IntegrityError: not a sound GGUF file.
+        EngineCrashed: llama.cpp could not load or run it.
+        MissingExtra: llama-cpp-python is not installed.
+    """
+    ids = _ids(checkpoint, texts)
+    config = read_config(checkpoint)
+    model = load(checkpoint, config)
+    with torch.inference_mode():
+        found = [model(input_ids=torch.tensor([row])) for row in ids]
+    head = classifies(config)
+    expected = torch.stack([one.logits[0] if head else one.last_hidden_state[0].mean(dim=0) for one in found]).numpy()
+    request = {
+        "do": "pool",
+        "file": str(file.resolve()),
+        "texts": list(texts),
+        "rows": ids,
+        "width": expected.shape[1],
+        "pooling": int(PoolingType.RANK if head else PoolingType.MEAN),
+        "threads": threads,
+    }
+    with engine.ask(request, bytes_read=header.read(file).file_bytes) as folder:
+        vectors: NDArray[np.float32] = np.load(folder / "vectors.npy")
+        pieces = engine.reply(folder)["pieces"]
+    same = sum(a == b for a, b in zip(ids, pieces, strict=True)) / len(ids)
+    return {**compare_logits(vectors, expected), "same_pieces": same}
+
+
+def _ids(checkpoint: Path, texts: Sequence[str]) -> list[list[int]]:
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    if not ids or not all(ids):
+        raise InputError("parity needs prompts, and each of them needs a token", hint="give some of the test rows")
+    return ids
+
+
+def _ends(model: Any) -> set[int]:
+    found = model.generation_config.eos_token_id
+    return set() if found is None else {found} if isinstance(found, int) else set(found)
+
+
+def _greedy(model: Any, prompt: list[int], count: int, ends: set[int]) -> tuple[list[int], NDArray[np.float32]]:
+    """The checkpoint's most likely tokens and the logits that they were chosen by: [tokens, vocabulary]."""
+    tokens: list[int] = []
+    logits = []
+    cache = None
+    step = torch.tensor([prompt])
+    with torch.inference_mode():
+        while len(tokens) < count and not (tokens and tokens[-1] in ends):
+            found = model(input_ids=step, past_key_values=cache, use_cache=True)
+            cache = found.past_key_values
+            logits.append(found.logits[0, -1].numpy())
+            tokens.append(int(logits[-1].argmax()))
+            step = torch.tensor([[tokens[-1]]])
+    return tokens, np.stack(logits)
+
+
+def _first_difference(reference: Sequence[int], found: Sequence[int]) -> int | None:
+    pairs = enumerate(zip(reference, found, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), None)
+
+
+def _figures(references: Sequence[NDArray[np.float32]], files: Iterator[NDArray[np.float32]]) -> dict[str, Any]:
+    """The figures over all positions; one prompt's logits are held at a time."""
+    each: dict[str, list[NDArray[np.float64]]] = {name: [] for name in ("kl", "top1", "cosine", "max", "mean")}
+    for reference, file in zip(references, files, strict=True):
+        a, b = reference.astype(np.float64), file.astype(np.float64)
+        log_a, log_b = _log_softmax(a), _log_softmax(b)
+        each["kl"].append((np.exp(log_a) * (log_a - log_b)).sum(axis=1))
+        each["top1"].append((a.argmax(axis=1) == b.argmax(axis=1)).astype(np.float64))
+        each["cosine"].append((a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)))
+        error = np.abs(a - b)
+        each["max"].append(error.max(axis=1))
+        each["mean"].append(error.mean(axis=1))
+    whole = {name: np.concatenate(parts) for name, parts in each.items()}
+    count = len(whole["kl"])
+    return {
+        "positions": count,
+        "top1_agreement": float(whole["top1"].mean()),
+        "kl": float(whole["kl"].mean()),
+        "kl_error": float(whole["kl"].std(ddof=1) / math.sqrt(count)) if count > 1 else math.inf,
+        "max_error": float(whole["max"].max()),
+        "mean_error": float(whole["mean"].mean()),
+        "cosine": float(whole["cosine"].mean()),
+    }
+
+
+def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result

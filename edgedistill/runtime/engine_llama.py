@@ -1,0 +1,98 @@
+"""A decoder in a GGUF file on llama.cpp: a conversation in, the answer out piece by piece, as it is written."""
+
+import codecs
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from . import turns
+
+
+class Chat:
+    """A model that answers one conversation at a time, always with its likeliest words.
+
+    Where two conversations in a row start alike, the second is read from where they part.
+
+    Args:
+        folder: the bundle: manifest.json and the GGUF file that the manifest names, with tokenizer and chat template
+            inside; a chat.json beside the manifest takes the template's place.
+        threads: of the engine; None takes the number in the manifest.
+    """
+
+    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        model = manifest["model"]
+        threads = threads or manifest["engine"]["threads"]
+        self._engine = llama_cpp.Llama(
+            str(folder / model["file"]),
+            n_ctx=model["context"],
+            n_threads=threads,
+            n_threads_batch=threads,
+            verbose=False,
+        )
+        self.context: int = model["context"]
+        self._vocabulary = llama_cpp.llama_model_get_vocab(self._engine.model)
+        self._pieces = turns.read(folder)
+        told = self._engine.metadata
+        self._template = told.get("tokenizer.chat_template")
+        # SentencePiece writes a space before the first word too, and takes it off when a whole text is read.
+        self._leading_space = (
+            told.get("tokenizer.ggml.model") == "llama"
+            and told.get("tokenizer.ggml.add_space_prefix", "true") == "true"
+        )
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The tokens of a conversation, with the assistant's turn opened.
+
+        Raises:
+            ValueError: the chat template takes no such order of roles.
+        """
+        if self._pieces is not None:
+            text = turns.text(self._pieces, messages)
+        elif self._template is not None:
+            end, start = self._name(self._engine.token_eos()), self._name(self._engine.token_bos())
+            said: list[Any] = [dict(turn) for turn in messages]
+            text = Jinja2ChatFormatter(self._template, end, start)(messages=said).prompt
+        else:
+            text = "".join(turn["content"] + "\n\n" for turn in messages)
+        found: list[int] = self._engine.tokenize(text.encode(), add_bos=False, special=True)
+        return found
+
+    def tokens(self, prompt: Sequence[int], *, max_tokens: int) -> Iterator[int]:
+        """The answer's tokens, one by one, without the one that ends it.
+
+        Raises:
+            ValueError: the prompt leaves no room for an answer.
+        """
+        room = self.context - len(prompt)
+        if room < 1 or not prompt:
+            raise ValueError(f"a prompt of {len(prompt)} tokens, where 1 to {self.context - 1} are taken")
+        written = self._engine.generate(list(prompt), temp=0.0)
+        for _, token in zip(range(min(max_tokens, room)), written, strict=False):
+            if llama_cpp.llama_vocab_is_eog(self._vocabulary, token):
+                return
+            yield token
+
+    def stream(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int = 256) -> Iterator[str]:
+        """The answer to a conversation in pieces of text; a piece never ends inside a character.
+
+        Raises:
+            ValueError: the conversation is too long, or the chat template takes no such order of roles.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        first = self._leading_space
+        for token in self.tokens(self.prompt(messages), max_tokens=max_tokens):
+            written = self._engine.detokenize([token])
+            written, first = written.removeprefix(b" ") if first else written, False
+            if piece := decoder.decode(written):
+                yield piece
+        if rest := decoder.decode(b"", final=True):
+            yield rest
+
+    def _name(self, token: int) -> str:
+        """How a template writes a token; -1 is none."""
+        return "" if token == -1 else llama_cpp.llama_vocab_get_text(self._vocabulary, token).decode()
