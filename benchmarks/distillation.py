@@ -24,6 +24,8 @@ from edgedistill.terminal import Lines
 
 CONFIGS = {name: Path(__file__).with_name(f"{name}.toml") for name in ("clinc150", "sick_nli")}
 PLAIN = {"hidden_weight": 0.0}
+DEEPER = {"clinc150": {"layers": 5, "ffn": 384, "vocabulary": 5500}}
+"""Students of 30 % of the teacher's parameters; what the configurations build for a device is smaller and faster."""
 
 
 class Clock:
@@ -56,7 +58,8 @@ def main() -> None:
                 continue
             out = (options.out or Path(folder)) / "dist"
             request = read_request(config, data=str(rows.absolute()), out=out, seed=options.seed)
-            found[name] = kept(request)
+            student = request.student.model_copy(update=DEEPER.get(name, {}))
+            found[name] = kept(request.model_copy(update={"name": f"{name}-distillation", "student": student}))
             print(json.dumps({name: found[name]}, sort_keys=True))
     print(json.dumps(found, sort_keys=True))
 

@@ -110,7 +110,9 @@ def distill(
 @app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="The folder of a student, or of any checkpoint.")],
-    against: Annotated[Path | None, typer.Option(help="The folder of its teacher, to compare it with.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="The folder of its teacher, to compare it with; [judge] says who judges both.")
+    ] = None,
     task: Task = None,
     data: Data = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Take this many test rows (default: all).")] = None,
@@ -121,21 +123,25 @@ def evaluate(
     from dataclasses import asdict
 
     from edgedistill import pipeline
-    from edgedistill.terminal import Lines, arms_tables
+    from edgedistill.terminal import Lines, arms_tables, judge_table
 
     request = _request(config, None, None, data, None, None, task)
     with Lines(quiet=as_json) as lines:
         found = pipeline.evaluate(request, checkpoint, against=against, rows=rows, watch=lines)
     plain = {"arms": [asdict(arm) for arm in found.arms], "contrasts": [asdict(c) for c in found.contrasts]}
     if as_json:
-        _print_json(plain | {"rows": found.rows, "left_out": list(found.left_out)})
+        judged = {} if found.judged is None else {"judged": asdict(found.judged)}
+        _print_json(plain | {"rows": found.rows, "left_out": list(found.left_out)} | judged)
     else:
         _show(arms_tables(plain["arms"], plain["contrasts"]))
+        if found.judged is not None:
+            _show(judge_table(found.judged))
         print(f"{found.rows} test rows" + (f", {len(found.left_out)} left out" if found.left_out else ""))
 
 
 @app.command()
 def plan(
+    task: Task = None,
     target: Target = None,
     teacher: Teacher = None,
     data: Data = None,
@@ -144,13 +150,13 @@ def plan(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what would be built, how big and how fast it would be, and why, without building it."""
+    """Say what would be built or trained, how big and how fast it would be, and why, without doing it."""
     from dataclasses import asdict
 
     from edgedistill import pipeline
     from edgedistill.terminal import Lines, plan_tables
 
-    request = _request(config, target, teacher, data, out, seed)
+    request = _request(config, target, teacher, data, out, seed, task)
     with Lines(quiet=True) as lines:
         made = pipeline.plan(request, lines)
     if as_json:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgedistill import catalog
+from edgedistill import catalog, idle
 from edgedistill.errors import InputError
+from edgedistill.weighing import Combine, DistillTeacher, Weight, problem
 
 FILE = "edgedistill.toml"
 TEMPLATE = Path(__file__).with_name("template.toml")
@@ -24,7 +25,7 @@ ENCODER_TOKENS = 512
 WRITTEN: Mapping[str, Mapping[str, Any]] = {
     "data": {"max_tokens": 512},
     "teacher": {"epochs": 0, "learning_rate": 2e-5, "batch_tokens": 2048},
-    "distill": {"epochs": 2, "temperature": 1.0, "batch_tokens": 2048},
+    "distill": {"epochs": 2, "temperature": 1.0, "hidden_weight": 0.0, "batch_tokens": 2048},
 }
 """Defaults where answers are written: a decoder is taken as it is, and learns more from a row than a classifier."""
 DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -32,7 +33,6 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     **dict.fromkeys(("qa", "math", "summarization", "conversation"), WRITTEN),
 }
 """What is different from the defaults below, by task."""
-ON_POLICY = ("beta", "own_share", "own_tokens")
 STATIC: Mapping[str, Any] = {"epochs": 30, "learning_rate": 2e-3, "batch_tokens": 3072}
 """Defaults of [distill] for a static student, whose epochs take seconds."""
 
@@ -40,6 +40,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=32, multiple_of=32)]
 
 
 class _Section(BaseModel):
@@ -70,6 +71,8 @@ class Teacher(_Section):
     epochs: Annotated[int, Field(ge=0)] = 3
     learning_rate: Positive = 2e-4
     batch_tokens: Annotated[int, Field(ge=64)] = 512
+    weight: Weight = Field(default=1.0, exclude_if=lambda weight: weight == 1)
+    serves: tuple[str, ...] = Field(default=(), exclude_if=lambda serves: not serves)
 
 
 class Student(_Section):
@@ -78,7 +81,8 @@ class Student(_Section):
     kind: Literal["layers", "static"] = "layers"
     model: str | None = None
     layers: Count | None = None
-    ffn: Annotated[int, Field(ge=32, multiple_of=32)] | None = None
+    width: Width | None = None
+    ffn: Width | None = None
     vocabulary: Count | None = None
     lora_rank: Count | None = None
 
@@ -92,7 +96,7 @@ class Distill(_Section):
     temperature: Positive = 2.0
     temperature_end: Positive | None = None
     kd_weight: Share = 0.9
-    hidden_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    hidden_weight: Amount = 1.0
     batch_tokens: Annotated[int, Field(ge=64)] = 512
     parts: Count = 1
     patience: Count | None = None
@@ -103,6 +107,15 @@ class Distill(_Section):
     own_tokens: Count = 128
     checkpoint_steps: Count = 200
     report_to: tuple[Literal["tensorboard", "trackio", "mlflow", "wandb"], ...] = ()
+    # Left out while they say nothing: such a training is the one that it was before there were these keys.
+    relation_weight: Amount = Field(default=0.0, exclude_if=lambda weight: weight == 0)
+    divergence: Literal["forward", "reverse", "jsd", "skew"] = Field(
+        default="forward", exclude_if=lambda divergence: divergence == "forward"
+    )
+    skew: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.1, exclude_if=lambda skew: skew == 0.1)
+    teachers: tuple[DistillTeacher, ...] = Field(default=(), exclude_if=lambda teachers: not teachers)
+    combine: Combine = Field(default="weights", exclude_if=lambda combine: combine == "weights")
+    column: str | None = Field(default=None, exclude_if=lambda column: column is None)
 
     @property
     def temperatures(self) -> tuple[float, float]:
@@ -202,6 +215,20 @@ class Label(_Section):
         return self
 
 
+class Judge(LabelTeacher):
+    """Who says which of two answers is better; `budget` is USD that are never exceeded, over all evaluations."""
+
+    budget: Amount | None = None
+
+    @model_validator(mode="after")
+    def _it_writes_and_answers_at_once(self) -> Judge:
+        if self.kind == "encoder":
+            raise ValueError("judge.kind must be one that writes")
+        if self.batch or self.serves:
+            raise ValueError(f"judge.{'batch' if self.batch else 'serves'} has no effect")
+        return self
+
+
 class Gates(_Section):
     """What an answer must be like to be accepted."""
 
@@ -226,6 +253,7 @@ class Request(_Section):
     data: Data = Data()
     label: Label = Label()
     gates: Gates = Gates()
+    judge: Judge | None = Field(default=None, exclude_if=lambda judge: judge is None)
     teacher: Teacher = Teacher()
     student: Student = Student()
     distill: Distill = Distill()
@@ -258,24 +286,21 @@ class Request(_Section):
     @model_validator(mode="after")
     def _nothing_is_set_that_has_no_effect(self) -> Request:
         """Refuses what the user set and this kind of student does not know; it would only look as if it worked."""
-        writes = self.task not in ("classification", "nli")
-        if writes:
-            idle = {"student": {"kind", "ffn"}, "distill": {"hidden_weight"}}
-            if self.student.model is not None:
-                idle["student"] |= {"layers", "vocabulary"}
-            if self.distill.route == "onpolicy":
-                idle["distill"] |= {"kd_weight"}
-            who = "a student that writes"
-        else:
-            idle = {"student": {"model", "lora_rank"}, "distill": {"route", "signals", "k", *ON_POLICY}}
-            if self.student.kind == "static":
-                idle["student"] |= {"layers", "ffn"}
-                idle["distill"] |= {"hidden_weight"}
-            who = f"a student of kind {self.student.kind!r}"
-        for section, keys in idle.items():
-            said = getattr(self, section).model_dump(exclude_defaults=True)
-            if found := sorted(keys & said.keys()):
-                raise ValueError(f"{section}.{found[0]} has no effect on {who} for {self.task}")
+        distill = self.distill
+        if wrong := idle.problem(self) or problem(self.teachers, distill.combine, distill.column, distill.route):
+            raise ValueError(wrong)
+        return self
+
+    @property
+    def teachers(self) -> tuple[DistillTeacher, ...]:
+        """Who teaches the student: `[teacher]` first, and those beside it."""
+        first = self.teacher
+        return DistillTeacher(model=first.model, weight=first.weight, serves=first.serves), *self.distill.teachers
+
+    @model_validator(mode="after")
+    def _a_judge_compares_what_is_written(self) -> Request:
+        if self.judge is not None and self.task in ("classification", "nli"):
+            raise ValueError(f"judge has no effect for {self.task}: its answers are right or wrong")
         return self
 
     @model_validator(mode="after")
@@ -332,6 +357,8 @@ def read_request(
     if "name" not in values and isinstance(folder, str) and folder != DEMO:
         values["name"] = _name_of(folder)
     _lay_over_label(values, label or {}, base, where)
+    _make_paths_relative_to(base, values.get("distill"))
+    _make_paths_relative_to(base, {"teachers": [values.get("judge")]})
     try:
         request = Request.model_validate(values)
     except ValidationError as error:
@@ -348,10 +375,16 @@ def _lay_over_label(values: dict[str, Any], flags: Mapping[str, Any], base: Path
         raise InputError(
             f"{where}: 'label' must be a table with [[label.teachers]]", hint="see edgedistill/teachers/README.md"
         )
-    for teacher in table.get("teachers", []):
+    _make_paths_relative_to(base, table)
+    table.update({key: value for key, value in flags.items() if value is not None})
+
+
+def _make_paths_relative_to(base: Path, table: object) -> None:
+    """Makes paths of a section's teachers relative to the file they stand in."""
+    teachers = table.get("teachers") if isinstance(table, dict) else None
+    for teacher in teachers if isinstance(teachers, list) else ():
         if isinstance(teacher, dict) and _is_relative_path(teacher.get("model"), base):
             teacher["model"] = str(base / teacher["model"])
-    table.update({key: value for key, value in flags.items() if value is not None})
 
 
 def _is_relative_path(value: object, base: Path) -> bool:

@@ -15,10 +15,11 @@ from rich.text import Text
 
 from edgedistill.report import figures
 from edgedistill.report.blocks import label
-from edgedistill.types import Device, NotMeasured, Plan, Progress, Subject
+from edgedistill.types import Device, NotMeasured, Plan, Progress, Subject, TrainingPlan
 
 if TYPE_CHECKING:
     from edgedistill.checkup import Finding
+    from edgedistill.evaluate.judge import Judged
     from edgedistill.labeling.estimate import Forecast
 
 BAR = 24
@@ -124,6 +125,22 @@ def arms_tables(arms: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[s
     return [*_arms(arms), *([compared] if contrasts else [])]
 
 
+def judge_table(judged: Judged) -> list[RenderableType]:
+    """What a blind judge makes of the answers, and how far its word goes."""
+    table = _table("blind judge, both orders", "the student's answer", "share of rows", "95 % interval")
+    for title, found in (("wins", judged.wins), ("ties", judged.ties), ("loses", judged.losses)):
+        table.add_row(title, f"{found.value:.1%}", f"{found.low:.1%} to {found.high:.1%}")
+    lead = judged.lead
+    table.add_row("wins − losses", f"{lead.value:+.1%}", f"{lead.low:+.1%} to {lead.high:+.1%}")
+    rows = sum(outcome is not None for outcome in judged.outcomes)
+    notes = [f"{rows} rows judged; {judged.swapped} verdicts changed with the position, and count as ties"]
+    if judged.position_bias is not None:
+        notes.append(f"{judged.position_bias:.0%} of the verdicts that name a winner name the first answer")
+    if judged.unparsable or judged.failed:
+        notes.append(f"{judged.unparsable} replies hold no verdict, {judged.failed} requests failed")
+    return [table, *(Text(note) for note in notes)]
+
+
 def _arms(arms: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
     names = list(dict.fromkeys(name for arm in arms for name in arm["metrics"]))
     if names[:1] == ["accuracy"]:  # the one that is asked for; the report has the others
@@ -140,15 +157,33 @@ def _arms(arms: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
 
 
 def _metric(name: str, value: float) -> str:
-    return f"{value:.3f} nats" if name in ("cross_entropy", "kl") else f"{value:.2%}"
+    return f"{value:.3f} nats" if name in figures.NATS else f"{value:.2%}"
 
 
 def _contrast(value: float, unit: str) -> str:
     return f"{value:.1%}" if unit == "ratio" else f"{value:+.2f}"
 
 
-def plan_tables(made: Plan) -> list[RenderableType]:
+def plan_tables(made: Plan | TrainingPlan) -> list[RenderableType]:
     """What a plan chose, what it should cost, and why."""
+    return _training_plan(made) if isinstance(made, TrainingPlan) else _build_plan(made)
+
+
+def _training_plan(made: TrainingPlan) -> list[RenderableType]:
+    table = _table(f"a student for {made.task}, route {made.route}", "what", "how much")
+    student, teacher = made.parameters["student"], made.parameters.get("teacher")
+    share = f", {student / teacher:.0%} of the teacher's {teacher / 1e6:.1f} M" if teacher else ""
+    table.add_row("parameters", f"{student / 1e6:.1f} M{share}")
+    available = _value(made.available_bytes, "bytes")
+    table.add_row("memory for training", f"{_value(made.memory_bytes, 'bytes')} of {available}")
+    table.add_row("training rows", f"{made.rows:,}")
+    table.add_row("steps, about", f"{made.steps:,}")
+    if made.signal_bytes:
+        table.add_row("teacher's signals on disk, about", _value(made.signal_bytes, "bytes"))
+    return [Text(f"teacher: {made.teacher}"), *(Text(line) for line in made.explanation), table]
+
+
+def _build_plan(made: Plan) -> list[RenderableType]:
     numbers = _table(f"predicted on {made.device.title}", "figure", "value", "rough range")
     for prediction in made.predictions:
         low, high = prediction.interval or (prediction.median, prediction.median)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from edgedistill.catalog import read_toml
 from edgedistill.config import TEMPLATE, Request, read_request
@@ -105,15 +108,31 @@ def test_a_section_that_is_no_table_is_said(folder: Path) -> None:
     assert read_toml(folder / "edgedistill.toml") == {"data": "rows"}
 
 
-def test_every_commented_key_of_the_template_is_one_that_exists(tmp_path: Path) -> None:
-    text = TEMPLATE.read_text(encoding="utf-8")
-    label, gates = text.index("# [label]"), text.index("# [gates]")
-    teacher = text.index("[teacher]")
-    for part in (text[label:gates], text[gates:teacher]):
-        config = tmp_path / "part.toml"
-        config.write_text("".join(line.removeprefix("# ") for line in part.splitlines(keepends=True)))
-        request = read_request(config)
-        assert request.label != Request().label or request.gates != Request().gates
+def uncommented() -> str:
+    """The template with every key that it only shows."""
+    text, count = re.subn(r"(?m)^# (?=\[|\w+ = )", "", TEMPLATE.read_text(encoding="utf-8"))
+    assert count > 40
+    return text
+
+
+def test_every_commented_key_of_the_template_is_one_that_exists() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Request.model_validate(tomllib.loads(uncommented()))
+    # Some have no effect beside others; none is unknown, nor has a value of another kind.
+    assert {problem["type"] for problem in caught.value.errors()} == {"value_error"}
+
+
+@pytest.mark.parametrize(
+    ("section", "following", "task"),
+    [("label", "gates", "classification"), ("gates", "judge", "classification"), ("judge", "teacher", "conversation")],
+)
+def test_a_commented_section_of_the_template_can_be_taken_as_it_is(
+    section: str, following: str, task: str, tmp_path: Path
+) -> None:
+    text = uncommented()
+    config = tmp_path / "part.toml"
+    config.write_text(text[text.index(f"\n[{section}]") : text.index(f"\n[{following}]")])
+    assert getattr(read_request(config, task=task), section) != getattr(Request(), section)
 
 
 @pytest.mark.parametrize("task", ["classification", "summarization"])

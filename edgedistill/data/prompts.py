@@ -28,8 +28,11 @@ class _Written(Found):
     row: Mapping[str, Any] = field(default_factory=dict)
 
 
-def prepare(data: Data, task: Task, *, seed: int, store: Store) -> tuple[Rows, Output]:
+def prepare(data: Data, task: Task, *, seed: int, store: Store, column: str | None = None) -> tuple[Rows, Output]:
     """Reads, validates and splits the rows of a task.
+
+    Args:
+        column: the field that says which of several teachers has a row; training rows must have it.
 
     Raises:
         InputError: nothing to read, too many rows without an answer or otherwise unusable, or a split that is empty or
@@ -46,8 +49,9 @@ def prepare(data: Data, task: Task, *, seed: int, store: Store) -> tuple[Rows, O
         "files": {split: file_sha256(path) for split, path in files.items()},
         "data": data.model_dump(exclude={"folder"}),
         "seed": seed,
+        **({} if column is None else {"column": column}),
     }
-    output = store.get("rows", inputs, lambda folder, _: _prepare(data, task, files, seed, folder))
+    output = store.get("rows", inputs, lambda folder, _: _prepare(data, task, files, seed, column, folder))
     return splits.load(output, labels=()), output
 
 
@@ -57,15 +61,17 @@ def read(rows: Rows, split: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def _prepare(data: Data, task: Task, files: Mapping[str, Path], seed: int, folder: Path) -> None:
+def _prepare(data: Data, task: Task, files: Mapping[str, Path], seed: int, column: str | None, folder: Path) -> None:
     rejected: list[Rejected] = []
     found: Splits = {split: [] for split in SPLITS}
     for split, path in files.items():
-        found.setdefault(split, []).extend(_read(path, task, rejected))
+        found.setdefault(split, []).extend(_read(path, task, column, rejected))
     total = sum(map(len, found.values())) + len(rejected)
     if total == 0:
         raise InputError(f"{data.folder} has no rows", hint="one JSON object a line")
     counts = splits.settle(found, data, files, seed, rejected)
+    if column is not None:
+        splits.drop_without_group(found, column, rejected)
     splits.check_share(rejected, total, data)
     splits.check_sizes(found, data)
     splits.write(
@@ -73,7 +79,7 @@ def _prepare(data: Data, task: Task, files: Mapping[str, Path], seed: int, folde
     )
 
 
-def _read(path: Path, task: Task, rejected: list[Rejected]) -> Iterator[_Written]:
+def _read(path: Path, task: Task, column: str | None, rejected: list[Rejected]) -> Iterator[_Written]:
     for line, row in read_rows(path, rejected):
         reason = task.problem(row)
         if reason is None and task.gold(row) is None:
@@ -81,4 +87,5 @@ def _read(path: Path, task: Task, rejected: list[Rejected]) -> Iterator[_Written
         if reason:
             rejected.append(Rejected(path.name, line, reason))
         else:
-            yield _Written("\n".join(task.parts(row)), "", "", path.name, line, row)
+            asked, group = "\n".join(task.parts(row)), splits.group_of(row, column)
+            yield _Written(asked, "", "", path.name, line, row, group=group)

@@ -32,8 +32,11 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 """Half a character: JSON can write it, UTF-8 cannot."""
 
 
-def prepare(data: Data, *, seed: int, store: Store) -> tuple[Rows, Output]:
+def prepare(data: Data, *, seed: int, store: Store, column: str | None = None) -> tuple[Rows, Output]:
     """Reads, validates and splits the rows of a request.
+
+    Args:
+        column: the field that says which of several teachers has a row; training rows must have it.
 
     Raises:
         InputError: nothing to read, too many unusable rows, fewer than two labels, a split without rows, or a test too
@@ -46,8 +49,9 @@ def prepare(data: Data, *, seed: int, store: Store) -> tuple[Rows, Output]:
         else {"demo": digest(smarthome.grammar())},
         "data": data.model_dump(exclude={"folder"}),
         "seed": seed,
+        **({} if column is None else {"column": column}),
     }
-    output = store.get("rows", inputs, lambda folder, _: _prepare(data, files, seed, folder))
+    output = store.get("rows", inputs, lambda folder, _: _prepare(data, files, seed, column, folder))
     return splits.load(output, labels=tuple(json.loads((output.path / LABELS).read_text()))), output
 
 
@@ -62,12 +66,12 @@ def _files(data: Data) -> dict[str, Path]:
     return {} if data.folder == DEMO else find_files(data.folder)
 
 
-def _prepare(data: Data, files: dict[str, Path], seed: int, folder: Path) -> None:
+def _prepare(data: Data, files: dict[str, Path], seed: int, column: str | None, folder: Path) -> None:
     rejected: list[Rejected] = []
     found: Splits = {split: [] for split in SPLITS}
     if files:
         for split, path in files.items():
-            found.setdefault(split, []).extend(_read(path, data, rejected))
+            found.setdefault(split, []).extend(_read(path, data, column, rejected))
     else:
         for split, raw in smarthome.generate(seed=0).items():
             found[split] = [Found(**row, file=f"{DEMO} {split}", line=line) for line, row in enumerate(raw, 1)]
@@ -75,6 +79,8 @@ def _prepare(data: Data, files: dict[str, Path], seed: int, folder: Path) -> Non
     if total == 0:
         raise InputError(f"{data.folder} has no rows", hint="one JSON object a line, with a text and a label")
     counts = splits.settle(found, data, files, seed, rejected)
+    if column is not None:
+        splits.drop_without_group(found, column, rejected)
     labels = sorted({row.label for row in found["train"]})
     _drop_unknown_labels(found, labels, rejected)
     splits.check_share(rejected, total, data)
@@ -90,10 +96,11 @@ def _prepare(data: Data, files: dict[str, Path], seed: int, folder: Path) -> Non
 
 
 def _plain(row: Row) -> dict[str, str]:
-    return {"text": row.text} | ({"second": row.second} if row.second else {}) | {"label": row.label}
+    told = {"text": row.text, "second": row.second, "label": row.label, "group": row.group}
+    return {name: value for name, value in told.items() if value or name in ("text", "label")}
 
 
-def _read(path: Path, data: Data, rejected: list[Rejected]) -> Iterator[Found]:
+def _read(path: Path, data: Data, column: str | None, rejected: list[Rejected]) -> Iterator[Found]:
     fields = [field for field in (data.text, data.second, data.label) if field]
     for line, value in read_rows(path, rejected):
         reason = _reason(value, fields)
@@ -101,7 +108,8 @@ def _read(path: Path, data: Data, rejected: list[Rejected]) -> Iterator[Found]:
             rejected.append(Rejected(path.name, line, reason))
         else:
             text, second = (" ".join(value[field].split()) if field else "" for field in (data.text, data.second))
-            yield Found(text, value[data.label].strip(), second, path.name, line)
+            group = splits.group_of(value, column)
+            yield Found(text, value[data.label].strip(), second, path.name, line, group=group)
 
 
 def _reason(value: dict[str, Any], fields: list[str]) -> str | None:

@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ FACTS = "facts.json"
 class Row:
     """One usable row: `key` is the hash of its text, the same on every machine.
 
-    Of a pair, such as a premise and a hypothesis, `second` is the other text.
+    Of a pair, such as a premise and a hypothesis, `second` is the other text. `group` is the row's value of the column
+    that says which of several teachers has it.
     """
 
     text: str
     label: str
     second: str = ""
+    group: str = field(default="", kw_only=True)
 
     @property
     def key(self) -> str:
@@ -91,6 +93,19 @@ def settle(
     elif given:
         _split(splits, {name: share for name, share in shares.items() if name not in given}, source="train", seed=seed)
     return {"duplicates": duplicates, "leaks": _drop_leaks(splits)}
+
+
+def group_of(row: Mapping[str, Any], column: str | None) -> str:
+    """A row's value of the column that says which teacher has it; empty where it says nothing."""
+    value = row.get(column) if column else None
+    return str(value).strip() if isinstance(value, str | int) else ""
+
+
+def drop_without_group(splits: Splits, column: str, rejected: list[Rejected]) -> None:
+    """Sets training rows aside that no column gives to a teacher. Rows of other splits are taught by nobody."""
+    reason = f"field {column!r} does not say which teacher has it"
+    rejected += (row.rejected(reason) for row in splits["train"] if not row.group)
+    splits["train"] = [row for row in splits["train"] if row.group]
 
 
 def check_share(rejected: Sequence[Rejected], total: int, data: Data) -> None:

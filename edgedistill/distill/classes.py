@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from edgedistill.data.splits import Row
 from edgedistill.distill.batches import collate, encode, separator_of
-from edgedistill.distill.losses import cross_entropy, forward_kl, hidden_mse, pooled
+from edgedistill.distill.losses import Divergence, cross_entropy, forward_kl, hidden_mse, pooled
+from edgedistill.distill.panel import Panel, alone
 from edgedistill.types import Rows
 
 if TYPE_CHECKING:
@@ -51,12 +52,15 @@ class Teaching:
 
     Attributes:
         signal: the teacher's answers to exactly the rows of the examples, in their order.
+        panel: where there are several teachers, what all of them said to these rows, that teacher first. Hidden states
+            are matched with that teacher's alone, at the rows where it has a share.
         layers: the teacher layers that the student's layers were copied from.
-        temperature: of both distributions in the KL term, at the first step and at the last.
-        kd_weight: share of the KL term; the cross-entropy on the labels has the rest.
+        temperature: of both distributions in the divergence, at the first step and at the last.
+        kd_weight: share of the divergence; the cross-entropy on the labels has the rest.
         hidden_weight: factor of the hidden-state term; 0 leaves it out.
         width: of the student's hidden states, where they are narrower than the teacher's: a linear map that is learned
             along with the student makes them comparable (Jiao et al., 2020, section 3.1).
+        divergence: of the student's distribution from the teacher's.
     """
 
     signal: Signal
@@ -65,6 +69,8 @@ class Teaching:
     kd_weight: float
     hidden_weight: float
     width: int | None = None
+    divergence: Divergence = forward_kl
+    panel: Panel | None = None
 
 
 class Classes:
@@ -85,6 +91,8 @@ class Classes:
         if teaching is None:
             return
         self.weights = {"ce": 1 - teaching.kd_weight, "kd": teaching.kd_weight}
+        self._panel = teaching.panel or alone(teaching.signal.logits)
+        self._taught = self._panel.shares[:, 0] > 0
         if teaching.hidden_weight and teaching.signal.hidden is not None:
             self._hidden = teaching.signal.hidden[:, [layer + 1 for layer in teaching.layers]]
             self.weights |= {"hidden": teaching.hidden_weight}
@@ -100,7 +108,7 @@ class Classes:
         return collate(self._examples.ids, rows, self._examples.pad, separator=self._examples.separator)
 
     def terms(self, model: nn.Module, batch: Mapping[str, Tensor], done: float) -> Mapping[str, Tensor]:
-        """Cross-entropy, KL to the teacher's answers, distance to its hidden states; each summed over rows."""
+        """Cross-entropy, divergence from the teacher's answers, distance of hidden states; each summed over rows."""
         rows = batch["rows"].cpu()
         inputs = {name: value for name, value in batch.items() if name != "rows"}
         out: Any = model(**inputs, output_hidden_states=self._hidden is not None)
@@ -109,11 +117,15 @@ class Classes:
         teaching = self._teaching
         if teaching is not None:
             first, last = teaching.temperature
-            answers = teaching.signal.logits[rows].to(device)
-            terms["kd"] = forward_kl(out.logits, answers, first + (last - first) * done).sum()
+            temperature = first + (last - first) * done
+            apart = self._panel.divergence(
+                lambda said: teaching.divergence(out.logits, said, temperature), rows, device
+            )
+            terms["kd"] = apart.sum()
             if self._hidden is not None:
                 states = pooled(out.hidden_states[1:], batch["attention_mask"])
                 if self.projection is not None:
                     states = self.projection(states)
-                terms["hidden"] = hidden_mse(states, self._hidden[rows].to(device)).sum()
+                distance = hidden_mse(states, self._hidden[rows].to(device))
+                terms["hidden"] = (distance * self._taught[rows].to(device)).sum()
         return terms

@@ -93,7 +93,7 @@ def initialise(
 
     full = shape_of(teacher)
     _check(shape, full, kept, importance)
-    config = _config(teacher, shape, kept)
+    config = config_for(teacher, shape, kept)
     with no_init_weights():
         untyped: Any = AutoModelForCausalLM
         student: PreTrainedModel = untyped.from_config(config, dtype=teacher.dtype)
@@ -248,8 +248,12 @@ def _check(shape: DecoderShape, full: DecoderShape, kept: Sequence[int] | None, 
         )
 
 
-def _config(teacher: PreTrainedModel, shape: DecoderShape, kept: Sequence[int] | None) -> Any:
-    """The teacher's config with the student's sizes."""
+def config_for(teacher: PreTrainedModel, shape: DecoderShape, kept: Sequence[int] | None = None) -> Any:
+    """The teacher's config with the student's sizes.
+
+    Raises:
+        InputError: the family cannot have them, or a special token is not kept.
+    """
     from huggingface_hub.errors import StrictDataclassClassValidationError
 
     config: Any = copy.deepcopy(teacher.config)
@@ -314,15 +318,15 @@ def _cuts(
     if importance is None:
         return [rest] * (len(shape.layers) + 1)
     if shape.hidden < full.hidden:
-        rest["hidden"] = _strongest(importance.hidden, shape.hidden)
+        rest["hidden"] = strongest(importance.hidden, shape.hidden)
     cuts = []
     for layer in shape.layers:
         cut = dict(rest)
         if shape.ffn < full.ffn:
-            units = _strongest(importance.units[layer], shape.ffn)
+            units = strongest(importance.units[layer], shape.ffn)
             cut |= {"units": units, "gates, units": torch.cat((units, units + full.ffn))}
         if shape.kv_heads < full.kv_heads:
-            groups = _strongest(importance.groups[layer], shape.kv_heads)
+            groups = strongest(importance.groups[layer], shape.kv_heads)
             keys = _blocks(groups, full.head_size)
             queries = _blocks(groups, full.head_size * full.heads // full.kv_heads)
             first_key = full.heads * full.head_size
@@ -333,7 +337,8 @@ def _cuts(
     return [*cuts, rest]
 
 
-def _strongest(importance: Tensor, count: int) -> Tensor:
+def strongest(importance: Tensor, count: int) -> Tensor:
+    """Which of some widths stay, in order."""
     return importance.topk(count).indices.sort().values
 
 

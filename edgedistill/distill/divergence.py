@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from edgedistill.distill.head import Head
 from edgedistill.distill.losses import NEVER, cross_entropy, kl, log_missing
 
 CHUNK_LOGITS = 2**23
@@ -26,21 +27,6 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """From the logits of student and teacher, both [items, vocabulary], to one value an item."""
 _Measure = Callable[[slice, Tensor], tuple[Tensor, Tensor, Tensor]]
 """From a chunk's place and its logits, which it may overwrite, to the sums of ce and kd and the loss's gradient."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """What turns hidden states into logits.
-
-    Attributes:
-        weight: [vocabulary, width].
-        bias: [vocabulary].
-        softcap: c of c · tanh(logits / c) (Gemma 2, 2024, section 2).
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-    softcap: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,9 +266,7 @@ def _logits(states: Tensor, head: Head, out: Tensor | None = None) -> Tensor:
     logits = _product(states, head.weight.t(), out)
     if head.bias is not None:
         logits += head.bias
-    if head.softcap is not None:
-        logits.div_(head.softcap).tanh_().mul_(head.softcap)
-    return logits
+    return head.capped(logits)
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:

@@ -16,11 +16,14 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from edgedistill import weighing
 from edgedistill.config import Distill, Request
 from edgedistill.data.splits import Row
 from edgedistill.distill import logits, teach
 from edgedistill.distill.batches import collate, encode, separator_of
 from edgedistill.distill.classes import Classes, Examples, Teaching, examples_of
+from edgedistill.distill.losses import divergence_of
+from edgedistill.distill.panel import Panel
 from edgedistill.distill.student import initialise, unit_importance
 from edgedistill.distill.trainer import Schedule, fit
 from edgedistill.distill.vocab import trim
@@ -39,11 +42,16 @@ FROM_TEACHER = {
     "temperature_end",
     "kd_weight",
     "hidden_weight",
+    "relation_weight",
+    "divergence",
+    "skew",
     "signals",
     "k",
     "beta",
     "own_share",
     "own_tokens",
+    "combine",
+    "column",
 }
 """Settings that only a student with a teacher knows."""
 ROWS_FOR_IMPORTANCE = 512
@@ -59,6 +67,7 @@ def distil(
     shape: Shape,
     request: Request,
     *,
+    others: Sequence[Output] = (),
     store: Store,
     progress: Progress = silent,
 ) -> Output:
@@ -68,6 +77,7 @@ def distil(
         arm: "student" learns from the teacher, "control" from the labels alone.
         teacher: the fine-tuned checkpoint.
         answers: what it said to every row; its hash stands for the teacher's identity.
+        others: what the teachers beside it said to every row.
     """
     settings = settings_of(arm, request.distill)
     inputs = {
@@ -78,6 +88,7 @@ def distil(
         "settings": settings,
         "max_tokens": request.data.max_tokens,
         "seed": request.seed,
+        **panel_inputs(arm, request, (answers, *others)),
     }
 
     def produce(folder: Path, work: Path) -> None:
@@ -94,7 +105,11 @@ def distil(
         student = initialise(model, shape, trimmed.kept, unit_importance(model, batches))
         del model
         examples = examples_of(train, rows, trimmed.tokenizer, limit, pad=student.config.pad_token_id or 0)
-        lesson = Classes(examples, _teaching(answers, train, shape, request.distill) if arm == "student" else None)
+        teaching = None
+        if arm == "student":
+            panel = teach.panel([answers, *others], rows, train, request) if others else None
+            teaching = _teaching(answers, train, shape, request.distill, panel)
+        lesson = Classes(examples, teaching)
         held_out = examples_of(splits["validation"], rows, trimmed.tokenizer, limit, pad=examples.pad)
         score = None if request.distill.patience is None else functools.partial(_accuracy, held_out)
         curve = fit(
@@ -115,7 +130,19 @@ def distil(
 def settings_of(arm: ArmName, settings: Distill) -> dict[str, Any]:
     """What decides an arm's training: a control does not depend on how one learns from a teacher."""
     about_teacher = FROM_TEACHER if arm == "control" else set()
-    return settings.model_dump(mode="json", exclude={"checkpoint_steps", "report_to", *about_teacher})
+    # Teachers are known by what they said, and not by where they lie.
+    return settings.model_dump(mode="json", exclude={"checkpoint_steps", "report_to", "teachers", *about_teacher})
+
+
+def panel_inputs(arm: ArmName, request: Request, asked: Sequence[Output]) -> dict[str, Any]:
+    """What several teachers add to a stage's inputs; nothing where there is one, or for a control.
+
+    Args:
+        asked: what each of them said.
+    """
+    if arm == "control" or len(asked) < 2:
+        return {}
+    return {"teachers": weighing.identities(request.teachers, [one.sha256 for one in asked])}
 
 
 def schedule_of(settings: Distill, seed: int) -> Schedule:
@@ -138,13 +165,15 @@ def _accuracy(examples: Examples, model: PreTrainedModel) -> float:
     return float((said.logits.argmax(dim=1) == torch.tensor(examples.classes)).float().mean())
 
 
-def _teaching(answers: Output, train: Sequence[Row], shape: Shape, settings: Distill) -> Teaching:
+def _teaching(answers: Output, train: Sequence[Row], shape: Shape, settings: Distill, panel: Panel | None) -> Teaching:
     return Teaching(
         signal=teach.signal(answers, "train", train),
         layers=shape.layers,
         temperature=settings.temperatures,
         kd_weight=settings.kd_weight,
         hidden_weight=settings.hidden_weight,
+        divergence=divergence_of(settings.divergence, beta=settings.beta, alpha=settings.skew),
+        panel=panel,
     )
 
 

@@ -6,21 +6,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgedistill.store import digest
+from edgedistill.teachers.chat import BLANK_LINE, folded, text_of
 from edgedistill.types import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-BLANK_LINE = "\n\n"
-_FOLDS: WeakKeyDictionary[PreTrainedTokenizerBase, bool] = WeakKeyDictionary()
-"""What `_folds` found, by tokenizer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,21 +59,6 @@ class _Taken(NamedTuple):
     answer: list[int]
     end: int
     text: str
-
-
-def folded(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[dict[str, str]]:
-    """The turns as the tokenizer's chat template takes them.
-
-    Some templates, such as those of Gemma and Gemma 2, refuse a system turn. For them alone its text moves to the start
-    of the first user turn, with a blank line behind it. This is asked once a tokenizer, so all rows are treated alike.
-    Turns that a template refuses for another reason stay as they are, as do those of a tokenizer without a template.
-    """
-    turns = [dict(message) for message in messages]
-    user = next((place for place, turn in enumerate(turns) if turn["role"] == "user"), None)
-    if user is None or turns[0]["role"] != "system" or not _folds(tokenizer):
-        return turns
-    turns[user]["content"] = turns[0]["content"] + BLANK_LINE + turns[user]["content"]
-    return turns[1:]
 
 
 def conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> str | None:
@@ -156,26 +137,6 @@ def targets(batch: DecoderBatch) -> Tensor:
     return batch["input_ids"].roll(-1, dims=1)[batch["predicts"]]
 
 
-def _folds(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the template takes a user's turn, but not with a system's before it."""
-    found = _FOLDS.get(tokenizer)
-    if found is None:
-        user = {"role": "user", "content": "Hello."}
-        system = {"role": "system", "content": "Be kind."}
-        found = _FOLDS[tokenizer] = _takes(tokenizer, [user]) and not _takes(tokenizer, [system, user])
-    return found
-
-
-def _takes(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]) -> bool:
-    from jinja2 import TemplateError
-
-    try:
-        _prompt(tokenizer, turns)
-    except TemplateError:
-        return False
-    return True
-
-
 def _taken(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], answer: str) -> _Taken | str:
     """A row before its prompt is cut, or why it cannot be learned from at any length."""
     from jinja2 import TemplateError
@@ -183,10 +144,10 @@ def _taken(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], 
     untyped: Any = tokenizer
     special = _special(tokenizer)
     try:
-        prompt = _prompt(tokenizer, turns)
+        prompt = text_of(tokenizer, turns)
         text = prompt + answer
         if untyped.chat_template is not None:
-            text = _prompt(tokenizer, [*turns, {"role": "assistant", "content": answer}], opened=False)
+            text = text_of(tokenizer, [*turns, {"role": "assistant", "content": answer}], opened=False)
     except TemplateError as error:  # many take no two turns of the same role
         return f"the chat template refuses the row: {error}"
     read, written = _pieces(tokenizer, prompt), _pieces(tokenizer, answer)
@@ -210,14 +171,6 @@ def _special(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 def _pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     untyped: Any = tokenizer
     return list(untyped(text, add_special_tokens=False).input_ids)
-
-
-def _prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], *, opened: bool = True) -> str:
-    """The prompt's text; without a template the turns stand one below the other, as for a teacher without one."""
-    untyped: Any = tokenizer
-    if untyped.chat_template is None:
-        return BLANK_LINE.join(turn["content"] for turn in turns) + BLANK_LINE
-    return str(untyped.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=opened))
 
 
 def _end(tokenizer: PreTrainedTokenizerBase, text: str, answer: str, special: set[int]) -> int | None:
@@ -247,13 +200,13 @@ def _head(
     untyped: Any = tokenizer
     if untyped.chat_template is not None and turns[0]["role"] == "system":
         try:
-            system = _pieces(tokenizer, _prompt(tokenizer, turns[:1], opened=False))
+            system = _pieces(tokenizer, text_of(tokenizer, turns[:1], opened=False))
         except TemplateError:  # a template may want a user's turn to write the system's into
             system = []
         if system and list(prompt[: len(system)]) == system:
             return len(system)
     elif len(turns) < len(messages) and (folded_in := messages[0]["content"].lstrip()):  # as templates strip it
-        before, found, _ = _prompt(tokenizer, turns).partition(folded_in + BLANK_LINE)
+        before, found, _ = text_of(tokenizer, turns).partition(folded_in + BLANK_LINE)
         if found:
             # A piece may reach from the blank line into the user's text, so only those that are the same count.
             system = _pieces(tokenizer, before + found)
@@ -265,4 +218,4 @@ def _head(
 
 def _opening(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], prompt: Sequence[int]) -> int:
     """How many of a prompt's last tokens open the assistant's turn."""
-    return max(len(prompt) - len(_pieces(tokenizer, _prompt(tokenizer, turns, opened=False))), 0)
+    return max(len(prompt) - len(_pieces(tokenizer, text_of(tokenizer, turns, opened=False))), 0)

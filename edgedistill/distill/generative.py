@@ -6,7 +6,6 @@ The control arm goes through the same function with the answers alone: same star
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edgedistill import idle
 from edgedistill.config import Request
-from edgedistill.distill import decoder, lora, signals, teach
-from edgedistill.distill.batches import ByTokens
+from edgedistill.data.splits import group_of
+from edgedistill.distill import decoder, longrope, lora, signals, teach
 from edgedistill.distill.decoder_shape import DecoderShape, shape_of
-from edgedistill.distill.encoder import ArmName, settings_of
+from edgedistill.distill.encoder import ArmName, panel_inputs, schedule_of, settings_of
 from edgedistill.distill.examples import Example, conversation, encode
+from edgedistill.distill.inside import Inside, Matching
+from edgedistill.distill.judges import Judge, judgements
 from edgedistill.distill.onpolicy import OnPolicy, Writing
 from edgedistill.distill.router import RouteName
 from edgedistill.distill.sparse import Sparsity
@@ -38,9 +40,12 @@ from edgedistill.types import Progress, silent
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from edgedistill.distill.piece import Piece
+
 PLAIN = Style(plain=True)
 """How students are asked: for the answer itself."""
-ROWS_FOR_INFLUENCE = 16
+UNUSABLE = "unusable.json"
+"""Beside the curve: how many rows a student learned without what the teacher said."""
 TOO_LONG = 0.1
 """Share of the rows that may be left out because they do not fit into `[data] max_tokens`."""
 
@@ -71,6 +76,13 @@ def examples_of(tokenizer: PreTrainedTokenizerBase, task: Task, rows: Sequence[R
     Raises:
         InputError: more rows than a tenth do not fit.
     """
+    return [example for _, example in learnable(tokenizer, task, rows, max_tokens)]
+
+
+def learnable(
+    tokenizer: PreTrainedTokenizerBase, task: Task, rows: Sequence[Row], max_tokens: int
+) -> list[tuple[Row, Example]]:
+    """The rows that fit, with their examples. Raises as `examples_of`."""
     found = [_example(tokenizer, task, row, max_tokens) for row in rows]
     reasons = [reason for reason in found if isinstance(reason, str)]
     if len(reasons) > TOO_LONG * len(rows):
@@ -78,7 +90,7 @@ def examples_of(tokenizer: PreTrainedTokenizerBase, task: Task, rows: Sequence[R
             f"{len(reasons)} of {len(rows)} rows cannot be learned from, such as: {reasons[0]}",
             hint="raise [data] max_tokens" if "token" in reasons[0] else "change these rows, or take them out",
         )
-    return [example for example in found if isinstance(example, Example)]
+    return [(row, example) for row, example in zip(rows, found, strict=True) if isinstance(example, Example)]
 
 
 def _example(tokenizer: PreTrainedTokenizerBase, task: Task, row: Row, max_tokens: int) -> Example | str:
@@ -98,7 +110,7 @@ def tune(
     """
     if not request.teacher.epochs:
         return None
-    settings = request.teacher.model_dump(exclude={"model"})
+    settings = request.teacher.model_dump(exclude={"model", "weight", "serves"})
     inputs = {
         "teacher": teacher.sha256,
         "task": task.name,
@@ -129,7 +141,7 @@ def capture(
     teacher: Writer, task: Task, train: Sequence[Row], rows: str, request: Request, *, store: Store, progress: Progress
 ) -> Output:
     """The teacher's log-probabilities at every token of the rows' answers, asked once."""
-    sparsity = _sparsity(request)
+    sparsity = sparsity_of(request)
     inputs = {
         "teacher": teacher.sha256,
         "task": task.name,
@@ -164,9 +176,10 @@ def distil(
     train: Sequence[Row],
     validation: Sequence[Row],
     rows: str,
-    shape: DecoderShape | None,
+    piece: Piece | None,
     request: Request,
     *,
+    others: Sequence[Judge] = (),
     store: Store,
     progress: Progress = silent,
 ) -> tuple[Output, Curve]:
@@ -176,44 +189,52 @@ def distil(
         arm: "student" learns from the teacher by the route, "control" from the rows' answers alone.
         teacher: on the route `sequence` only what the student is made of.
         asked: from `capture`, on the route `tokens`.
-        shape: of a student made from the teacher; None for a named one.
+        piece: what a student is that is made from the teacher; None for a named one.
+        others: the teachers beside it, on the route `tokens`.
     """
     named = None if request.student.model is None else find(request.student.model)
     inputs = {
         "arm": arm,
         "start": teacher.sha256 if named is None else named.sha256,
         "route": route if arm == "student" else None,
-        "teacher": teacher.sha256 if arm == "student" and route == "onpolicy" else None,
+        "teacher": teacher.sha256 if arm == "student" and (route == "onpolicy" or idle.matches(request)) else None,
         "signals": asked.sha256 if arm == "student" and asked is not None else None,
         "task": task.name,
         "rows": rows,
-        "shape": None if shape is None else asdict(shape),
+        "shape": None if piece is None else asdict(piece.shape),
         "settings": settings_of(arm, request.distill),
         "lora": request.student.lora_rank,
         "max_tokens": request.data.max_tokens,
         "seed": request.seed,
+        **panel_inputs(arm, request, [] if asked is None else [asked, *(one.asked for one in others)]),
     }
 
     def produce(folder: Path, work: Path) -> None:
         start = named or teacher
         tokenizer: Any = tokenizer_of(start.folder)
         kept = None
-        if shape is not None:
+        if piece is not None:
             trimmed = trimmed_for(tokenizer, task, train, request)
-            model = made_of(teacher, trimmed, shape)
+            model = made_of(teacher, trimmed, piece)
             kept, tokenizer = trimmed.kept, _with(tokenizer, trimmed)
         else:
             model = decoder.load_student(start.folder)
-        examples = examples_of(tokenizer, task, train, request.data.max_tokens)
-        _check_lengths(model, examples)
+        taken = learnable(tokenizer, task, train, request.data.max_tokens)
+        examples = [example for _, example in taken]
+        longrope.check(model, [len(example.ids) for example in examples])
         lesson: Lesson = Answers(examples, pad=0)
         if arm == "student" and route == "onpolicy":
             lesson = _listened_to(examples, teacher, kept or range(len(tokenizer)), request)
         elif arm == "student" and asked is not None:
-            source = signals.source_of(tokenizer_of(teacher.folder), teacher.sha256)
+            judges = [Judge(folder=teacher.folder, sha256=teacher.sha256, asked=asked), *others]
+            groups = [group_of(row, request.distill.column) for row, _ in taken]
             size = int(model.config.vocab_size)
-            said = signals.read(asked.path, source, examples, vocabulary=size, kept=kept)
+            said = judgements(judges, examples, groups, request, vocabulary=size, kept=kept)
+            lacking = {key for one in said for key in one.signals.unusable}
+            (folder / UNUSABLE).write_bytes(canonical(sum(example.key in lacking for example in examples)))
             lesson = Answers(examples, 0, _teaching(said, request))
+            if idle.matches(request):
+                lesson = _looked_into(lesson, model, teacher, kept or range(len(tokenizer)), piece, request)
         score = None
         if request.distill.patience is not None:
             held_out = Answers(examples_of(tokenizer, task, validation, request.data.max_tokens), pad=0)
@@ -221,18 +242,29 @@ def distil(
         adapted: Any = model
         if request.student.lora_rank is not None:
             adapted = lora.with_lora(model, request.student.lora_rank, seed=request.seed)
-        curve = fit(adapted, lesson, schedule_of(request), work=work, score=score, progress=progress)
+        schedule = schedule_of(request.distill, request.seed)
+        curve = fit(adapted, lesson, schedule, work=work, score=score, progress=progress)
         _save(model if adapted is model else lora.merged(adapted), tokenizer, folder, curve)
 
     output = store.get(arm, inputs, produce, together=True)
     return output, teach.curve(output)
 
 
+def unusable(student: Output) -> int | None:
+    """Training rows that a student writes in other tokens than its teacher, so that it had their answers alone.
+
+    Returns:
+        None where the teacher's log-probabilities are not what was learned from.
+    """
+    found = student.path / UNUSABLE
+    return int(json.loads(found.read_text())) if found.is_file() else None
+
+
 @torch.inference_mode()
 def likelihood(lesson: Answers, batch_tokens: int, model: PreTrainedModel) -> float:
     """Mean log-probability of an answer's token, in nats."""
     total, items = 0.0, 0
-    for rows in ByTokens(lesson.lengths, batch_tokens):
+    for rows in longrope.batches([model], lesson.lengths, batch_tokens):
         batch = {name: value.to(model.device) for name, value in lesson.batch(rows).items()}
         total -= float(lesson.terms(model, batch, 0.0)["ce"])
         items += lesson.items(rows)
@@ -245,51 +277,40 @@ def _listened_to(examples: Sequence[Example], teacher: Writer, kept: Sequence[in
     return OnPolicy(examples, decoder.load_student(teacher.folder), kept, writing, beta=settings.beta)
 
 
-def _teaching(said: signals.Signals, request: Request) -> Teaching:
+def _looked_into(
+    answers: Answers,
+    model: PreTrainedModel,
+    teacher: Writer,
+    kept: Sequence[int],
+    piece: Piece | None,
+    request: Request,
+) -> Inside:
+    settings = request.distill
+    return Inside(
+        answers,
+        model,
+        decoder.load_student(teacher.folder),
+        kept,
+        Matching(hidden_weight=settings.hidden_weight, relation_weight=settings.relation_weight),
+        layers=None if piece is None else piece.shape.layers,
+        importance=None if piece is None else piece.importance,
+    )
+
+
+def _teaching(said: Sequence[Judgement], request: Request) -> Teaching:
     return Teaching(
-        judgements=[Judgement(signals=said, sampled=request.distill.signals == "sampled")],
+        judgements=said,
+        by_confidence=request.distill.combine == "agreement",
         kd_weight=request.distill.kd_weight,
         temperature=request.distill.temperatures,
     )
 
 
-def _check_lengths(model: PreTrainedModel, examples: Sequence[Example]) -> None:
-    """Refuses rows on both sides of LongRoPE's border: the longest row of a batch decides how all of them are read.
-
-    Raises:
-        InputError: some rows are longer than the original context, and others are not.
-    """
-    config: Any = model.config
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") != "longrope":
-        return
-    limit = rope.get("original_max_position_embeddings") or config.original_max_position_embeddings
-    if len({len(example.ids) > limit for example in examples}) > 1:
-        raise InputError(
-            f"some rows have more than {limit} tokens, and others fewer: this model reads the two in different ways",
-            hint=f"set [data] max_tokens to {limit}",
-        )
-
-
-def schedule_of(request: Request) -> Schedule:
-    """How a student is trained, and its control arm."""
-    settings = request.distill
-    return Schedule(
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        batch_tokens=settings.batch_tokens,
-        checkpoint_steps=settings.checkpoint_steps,
-        seed=request.seed,
-        parts=settings.parts,
-        patience=settings.patience,
-        report_to=settings.report_to,
-    )
-
-
-def made_of(teacher: Writer, trimmed: Trimmed, shape: DecoderShape) -> PreTrainedModel:
+def made_of(teacher: Writer, trimmed: Trimmed, piece: Piece) -> PreTrainedModel:
     """The student before its training. It draws no random numbers."""
     model = decoder.load_student(teacher.folder)
-    return decoder.initialise(model, replace(shape, vocabulary=len(trimmed.kept)), trimmed.kept)
+    shape = replace(piece.shape, vocabulary=len(trimmed.kept))
+    return decoder.initialise(model, shape, trimmed.kept, piece.importance)
 
 
 def trimmed_for(tokenizer: PreTrainedTokenizerBase, task: Task, train: Sequence[Row], request: Request) -> Trimmed:
@@ -301,52 +322,19 @@ def trimmed_for(tokenizer: PreTrainedTokenizerBase, task: Task, train: Sequence[
     )
 
 
-def shape_for(
-    teacher: Writer, task: Task, train: Sequence[Row], rows: str, request: Request, *, store: Store
-) -> tuple[DecoderShape, DecoderShape, Output]:
-    """The sizes of the teacher and of the student that is made of it: half of the layers, unless the user says.
-
-    Which layers: the first, the last, and those that change what passes through them most (`decoder.influence`).
-    """
-    inputs = {
-        "teacher": teacher.sha256,
-        "task": task.name,
-        "rows": rows,
-        "layers": request.student.layers,
-        "vocabulary": request.student.vocabulary,
-        "max_tokens": request.data.max_tokens,
-    }
-
-    def produce(folder: Path, _: Path) -> None:
-        model = decoder.load_student(teacher.folder)
-        tokenizer = tokenizer_of(teacher.folder)
-        full = shape_of(model)
-        count = min(request.student.layers or -(-len(full.layers) // 2), len(full.layers))
-        fitting = (_example(tokenizer, task, row, request.data.max_tokens) for row in train)
-        usable = (example.ids for example in fitting if isinstance(example, Example))
-        found = decoder.influence(model, itertools.islice(usable, ROWS_FOR_INFLUENCE))
-        between = sorted(full.layers[1:-1], key=lambda layer: -found[layer])[: max(count - 2, 0)]
-        layers = sorted({full.layers[-1], *full.layers[: count - 1][:1], *between})
-        pieces = len(trimmed_for(tokenizer, task, train, request).kept)
-        student = replace(full, layers=tuple(layers), vocabulary=pieces)
-        (folder / "shapes.json").write_bytes(canonical([asdict(full), asdict(student)]))
-
-    output = store.get("shape", inputs, produce)
-    full, student = (
-        DecoderShape(**{**found, "layers": tuple(found["layers"]), "biases": tuple(found["biases"])})
-        for found in json.loads((output.path / "shapes.json").read_text())
-    )
-    return full, student, output
-
-
-def parameters_of(student: Writer) -> int:
-    """Number of weights of a decoder, from its headers alone."""
+def sizes_of(student: Writer) -> DecoderShape:
+    """The sizes of a decoder, from its config alone."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     untyped: Any = AutoModelForCausalLM
     with torch.device("meta"):
         model = untyped.from_config(AutoConfig.from_pretrained(student.folder, local_files_only=True))
-    return shape_of(model).parameters
+    return shape_of(model)
+
+
+def parameters_of(student: Writer) -> int:
+    """Number of weights of a decoder, from its config alone."""
+    return sizes_of(student).parameters
 
 
 def memory_bytes() -> int:
@@ -356,7 +344,8 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _sparsity(request: Request) -> Sparsity:
+def sparsity_of(request: Request) -> Sparsity:
+    """How much of a teacher's log-probabilities is kept."""
     return Sparsity(mode=request.distill.signals, k=request.distill.k, seed=request.seed)
 
 

@@ -9,7 +9,8 @@ distribution and q the student's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from torch.nn import functional
 
 NEVER = -math.inf
 """Log-probability of what cannot happen."""
+
+Divergence = Callable[[Tensor, Tensor, float], Tensor]
+"""From the logits of student and teacher, both [items, classes], and a temperature, to one value an item."""
 
 
 def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
@@ -89,6 +93,22 @@ def skew_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float, 
         return forward_kl(student_logits, teacher_logits, temperature)
     log_q, log_p = _distributions(student_logits, teacher_logits, temperature)
     return kl(log_p, torch.logaddexp(log_p + math.log(alpha), log_q + math.log(1 - alpha))) * temperature**2
+
+
+def divergence_of(name: str, *, beta: float, alpha: float) -> Divergence:
+    """The divergence with a name: "forward", "reverse", "jsd" or "skew".
+
+    Args:
+        beta: of the generalised JSD.
+        alpha: of the skew KL.
+    """
+    kinds: dict[str, Divergence] = {
+        "forward": forward_kl,
+        "reverse": reverse_kl,
+        "jsd": partial(generalised_jsd, beta=beta),
+        "skew": partial(skew_kl, alpha=alpha),
+    }
+    return kinds[name]
 
 
 def sparse_kl(

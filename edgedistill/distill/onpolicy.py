@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from edgedistill.distill.divergence import Head, dense
+from edgedistill.distill import sharded
+from edgedistill.distill.divergence import dense
 from edgedistill.distill.examples import Example, collate, targets
+from edgedistill.distill.head import Head, head_of
 from edgedistill.distill.losses import generalised_jsd
 from edgedistill.distill.sparse import hidden_of, probe
-from edgedistill.distill.tokens import head_of, states
+from edgedistill.distill.tokens import states
 from edgedistill.store import digest
 
 if TYPE_CHECKING:
@@ -122,6 +124,7 @@ class OnPolicy:
 
     def _read(self, model: nn.Module, rows: Sequence[int], done: float) -> tuple[list[Example], int]:
         """The rows, some of them with the student's answers, and the number of tokens in those."""
+        sharded.gather(model)
         writing = self._writing
         read = [self._examples[row] for row in rows]
         chances = [_chances(writing.seed, row, done, 1 + writing.max_tokens) for row in rows]

@@ -42,6 +42,7 @@ def route(
     student_bytes: int,
     memory_bytes: int,
     fixed: RouteName | None = None,
+    reads_along: bool = False,
 ) -> Route:
     """Chooses the richest route that is possible, or checks the one that was asked for.
 
@@ -57,6 +58,7 @@ def route(
         student_bytes: memory that the student takes in training: weights, gradients, optimizer and activations.
         memory_bytes: what there is.
         fixed: the route that the user asked for; None leaves the choice.
+        reads_along: whether the teacher stays in memory on the route `tokens` too, for its inside to be matched.
 
     Raises:
         PlanRefused: the route that was asked for is not possible, or none is.
@@ -64,11 +66,13 @@ def route(
     reasons = {name: _obstacle(name, gives, tokenizers_differ) for name in ("sequence", "tokens", "onpolicy")}
     for name, needed in (
         ("sequence", student_bytes),
-        ("tokens", max(teacher_bytes, student_bytes)),
+        ("tokens", teacher_bytes + student_bytes if reads_along else max(teacher_bytes, student_bytes)),
         ("onpolicy", teacher_bytes + student_bytes),
     ):
         if reasons[name] is None and needed > memory_bytes:
-            who = {"sequence": "the student needs", "tokens": "the larger of teacher and student needs"}
+            who = {"sequence": "the student needs"}
+            if not reads_along:
+                who["tokens"] = "the larger of teacher and student needs"
             reasons[name] = (
                 f"{who.get(name, 'teacher and student together need')} {needed / GIGABYTE:.1f} GB of memory, "
                 f"and there are {memory_bytes / GIGABYTE:.1f} GB"

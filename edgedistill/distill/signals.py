@@ -205,6 +205,13 @@ def read(
     return Signals(folder, places, lengths, frozenset(unusable), draws, _renumbering(source.pieces, kept))
 
 
+def expected_bytes(examples: Sequence[Example], pieces: int, sparsity: Sparsity) -> int:
+    """How large a cache of these examples will be; of draws, at most."""
+    entry = 4 if pieces <= WIDE else 5
+    tokens = sum(len(example.answer) for example in examples)
+    return tokens * (8 + entry * min(sparsity.k, pieces)) + len(examples) * (2 * hashlib.sha256().digest_size + 4)
+
+
 class Signals:
     """An open cache; made by `read`. Only what a batch needs is read from disk.
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from edgedistill.distill.batches import ByTokens
+from edgedistill.distill import longrope
 from edgedistill.distill.examples import Example, collate
+from edgedistill.distill.head import head_of
 from edgedistill.errors import InputError, StageError
 
 if TYPE_CHECKING:
@@ -32,10 +33,7 @@ class Sparsity:
 
 def logits_of(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """The model's logits from its last hidden states: [items, width] to [items, vocabulary]."""
-    untyped: Any = model
-    logits: Tensor = untyped.get_output_embeddings()(hidden)
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap  # Gemma 2 (2024), section 2
+    return head_of(model).logits(hidden)
 
 
 def hidden_of(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
@@ -99,7 +97,7 @@ def ask(
     """
     chance = torch.Generator(model.device).manual_seed(seed)
     found: list[Sequence[Tensor]] = [()] * len(rows)
-    for chosen in _batches(model, rows, batch_tokens):
+    for chosen in longrope.batches([model], [len(row.ids) for row in rows], batch_tokens):
         batch = collate([rows[row] for row in chosen], pad=0)
         states = hidden_of(model, batch["input_ids"], batch["attention_mask"])[batch["predicts"].to(model.device)]
         parts = []
@@ -114,28 +112,6 @@ def ask(
             found[row] = of_row
     sizes, ids, values = (torch.cat(part) for part in zip(*found, strict=True))
     return sizes, ids, values
-
-
-def _batches(model: PreTrainedModel, rows: Sequence[Example], batch_tokens: int) -> Iterator[list[int]]:
-    """Rows that are read together.
-
-    With LongRoPE the longest row of a batch decides the rotary factors of all its rows, so short rows and those beyond
-    the original context (4096 tokens for Phi-3) never meet: a row's answer must not depend on its neighbours.
-    """
-    config: Any = model.config
-    rope = getattr(config, "rope_parameters", None) or {}
-    limit = None
-    if rope.get("rope_type") == "longrope":
-        limit = rope.get("original_max_position_embeddings") or getattr(
-            config, "original_max_position_embeddings", None
-        )
-    lengths = [len(row.ids) for row in rows]
-    beyond = [limit is not None and length > limit for length in lengths]
-    for side in (False, True):
-        group = [row for row, is_beyond in enumerate(beyond) if is_beyond == side]
-        if group:
-            for chosen in ByTokens([lengths[row] for row in group], batch_tokens):
-                yield [group[place] for place in chosen]
 
 
 def _sparse(logprobs: Tensor, sparsity: Sparsity, chance: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgedistill.distill.batches import Text, encode
-from edgedistill.distill.losses import cross_entropy, forward_kl
+from edgedistill.distill.losses import Divergence, cross_entropy, forward_kl
+from edgedistill.distill.panel import Panel, alone
 from edgedistill.distill.trainer import Curve, Schedule, fit
 from edgedistill.distill.vocab import trim
 from edgedistill.store import canonical
@@ -174,6 +175,8 @@ def distil(
     shape: StaticShape | None = None,
     temperature: tuple[float, float] = (2.0, 2.0),
     kd_weight: float = 0.9,
+    panel: Panel | None = None,
+    divergence: Divergence = forward_kl,
     validation: Sequence[Row] = (),
     progress: Progress = silent,
 ) -> tuple[StaticStudent, Tokenizer, Curve]:
@@ -188,6 +191,8 @@ def distil(
         work: where checkpoints go.
         temperature: of the KL to the teacher, at the first step and at the last.
         kd_weight: share of that KL; the cross-entropy on the labels has the rest.
+        panel: where there are several teachers, what all of them said to the training rows.
+        divergence: of the student's distribution from a teacher's.
         validation: rows whose accuracy the schedule's patience looks at.
 
     Returns:
@@ -204,7 +209,9 @@ def distil(
         ids=encode_apart(trimmed.tokenizer, texts, max_tokens), classes=[labels.index(row.label) for row in train]
     )
     trained: Any = student  # the trainer asks nothing of a model that only transformers' own would have
-    lesson = StaticLesson(examples, signal, temperature=temperature, kd_weight=kd_weight)
+    lesson = StaticLesson(
+        examples, signal, temperature=temperature, kd_weight=kd_weight, panel=panel, divergence=divergence
+    )
     held_out = StaticExamples(
         ids=encode_apart(trimmed.tokenizer, [row.content for row in validation], max_tokens),
         classes=[labels.index(row.label) for row in validation],
@@ -245,6 +252,8 @@ class StaticLesson:
         signal: None learns from the labels alone.
         temperature: of both distributions in the KL term, at the first step and at the last.
         kd_weight: share of the KL term; the cross-entropy on the labels has the rest.
+        panel: where there are several teachers, what all of them said to these rows.
+        divergence: of the student's distribution from a teacher's.
     """
 
     projection: nn.Module | None = None
@@ -256,11 +265,14 @@ class StaticLesson:
         *,
         temperature: tuple[float, float] = (2.0, 2.0),
         kd_weight: float = 0.9,
+        panel: Panel | None = None,
+        divergence: Divergence = forward_kl,
     ) -> None:
         self._ids = examples.ids
         self._classes = torch.tensor(examples.classes)
-        self._answers = None if signal is None else signal.logits
+        self._panel = None if signal is None else panel or alone(signal.logits)
         self._temperature = temperature
+        self._divergence = divergence
         self.lengths: Sequence[int] = [max(len(text) for text in row) for row in examples.ids]
         self.weights: Mapping[str, float] = {"ce": 1.0} if signal is None else {"ce": 1 - kd_weight, "kd": kd_weight}
 
@@ -277,10 +289,13 @@ class StaticLesson:
         """Cross-entropy and KL to the teacher's answers, each summed over rows."""
         logits, rows = model(batch["ids"], batch["mask"]), batch["rows"].cpu()
         terms = {"ce": cross_entropy(logits, self._classes[rows].to(logits.device)).sum()}
-        if self._answers is not None:
+        if self._panel is not None:
             first, last = self._temperature
-            answers = self._answers[rows].to(logits.device)
-            terms["kd"] = forward_kl(logits, answers, first + (last - first) * done).sum()
+            temperature = first + (last - first) * done
+            apart = self._panel.divergence(
+                lambda said: self._divergence(logits, said, temperature), rows, logits.device
+            )
+            terms["kd"] = apart.sum()
         return terms
 
 
@@ -300,6 +315,12 @@ def write_manifest(folder: Path, labels: Sequence[str], max_tokens: int) -> None
     """Writes what the engine has to know beside the tables."""
     model = {"file": MODEL, "labels": list(labels), "max_tokens": max_tokens}
     (folder / "manifest.json").write_bytes(canonical({"engine": {"name": "static"}, "model": model}))
+
+
+def parameters(pieces: int, shape: StaticShape) -> int:
+    """Number of weights in the file of `save`."""
+    tables = (pieces + 1) * WINDOW * (shape.features + 1) + shape.features
+    return tables + shape.labels * ((8 if shape.pairs else 2) * shape.features + 2)
 
 
 @torch.inference_mode()

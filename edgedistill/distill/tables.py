@@ -11,8 +11,9 @@ from tokenizers import Tokenizer
 from edgedistill.config import Request
 from edgedistill.data.splits import Row
 from edgedistill.distill import logits, static, teach
-from edgedistill.distill.encoder import EVALUATED, ArmName, schedule_of, settings_of
+from edgedistill.distill.encoder import EVALUATED, ArmName, panel_inputs, schedule_of, settings_of
 from edgedistill.distill.logits import Signal
+from edgedistill.distill.losses import divergence_of
 from edgedistill.runtime.engine_static import Classifier, tensors
 from edgedistill.store import Output, Store, canonical
 from edgedistill.teachers import local
@@ -29,6 +30,7 @@ def distil(
     splits: Mapping[Split, Sequence[Row]],
     request: Request,
     *,
+    others: Sequence[Output] = (),
     store: Store,
     progress: Progress = silent,
 ) -> Output:
@@ -38,6 +40,7 @@ def distil(
         arm: "student" learns from the teacher, "control" from the labels alone.
         teacher: the fine-tuned checkpoint; the vectors start as its view of each piece.
         answers: what it said to every row.
+        others: what the teachers beside it said to every row.
     """
     inputs = {
         "arm": arm,
@@ -48,6 +51,7 @@ def distil(
         "settings": settings_of(arm, request.distill),
         "max_tokens": request.data.max_tokens,
         "seed": request.seed,
+        **panel_inputs(arm, request, (answers, *others)),
     }
 
     def produce(folder: Path, work: Path) -> None:
@@ -64,6 +68,8 @@ def distil(
             work=work,
             temperature=request.distill.temperatures,
             kd_weight=request.distill.kd_weight,
+            divergence=divergence_of(request.distill.divergence, beta=request.distill.beta, alpha=request.distill.skew),
+            panel=teach.panel([answers, *others], rows, train, request) if others and arm == "student" else None,
             validation=splits["validation"],
             progress=progress,
         )

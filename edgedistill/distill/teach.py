@@ -13,12 +13,14 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from edgedistill import weighing
 from edgedistill.config import Request
 from edgedistill.data.splits import Row
 from edgedistill.distill import logits
 from edgedistill.distill.batches import encode, in_order, separator_of
 from edgedistill.distill.classes import Classes, Examples, examples_of
 from edgedistill.distill.logits import Signal
+from edgedistill.distill.panel import Panel, panel_of
 from edgedistill.distill.trainer import Schedule, fit
 from edgedistill.store import Output, Store, canonical
 from edgedistill.teachers import local
@@ -47,7 +49,7 @@ def teach(
     """
     if teacher.has_head:
         return None
-    settings = request.teacher.model_dump(exclude={"model", "batch_tokens"})
+    settings = request.teacher.model_dump(exclude={"model", "batch_tokens", "weight", "serves"})
     inputs = {
         "teacher": teacher.sha256,
         "rows": rows.sha256,
@@ -121,6 +123,7 @@ def ask(
     splits: Mapping[Split, Sequence[Row]],
     max_tokens: int,
     *,
+    hidden: bool = True,
     store: Store,
     progress: Progress = silent,
 ) -> Output:
@@ -129,6 +132,7 @@ def ask(
     Args:
         teacher: the fine-tuned checkpoint.
         identity: its hash.
+        hidden: False leaves out the hidden states: no student is made of this teacher's layers.
     """
 
     def produce(folder: Path, _: Path) -> None:
@@ -141,7 +145,7 @@ def ask(
                 model,
                 encode(tokenizer, texts, max_tokens),
                 [row.key for row in of_split],
-                hidden=split in SPLITS_WITH_HIDDEN,
+                hidden=hidden and split in SPLITS_WITH_HIDDEN,
                 separator=separator_of(tokenizer, texts),
                 progress=lambda done, _total, note="", before=before: progress(before + done, total, note),
             )
@@ -149,12 +153,28 @@ def ask(
             before += len(of_split)
 
     inputs = {"teacher": identity, "rows": rows.sha256, "max_tokens": max_tokens}
+    inputs |= {} if hidden else {"hidden": False}
     return store.get("signals", inputs, produce)
 
 
 def signal(answers: Output, split: str, rows: Sequence[Row]) -> Signal:
     """What the teacher said to these rows. Raises IntegrityError when it was asked about other ones."""
     return logits.read(answers.path / f"{split}.safetensors", [row.key for row in rows])
+
+
+def panel(answers: Sequence[Output], rows: Rows, train: Sequence[Row], request: Request) -> Panel:
+    """What several teachers said to the training rows, and how much each counts there.
+
+    Args:
+        answers: from `ask`, in the order of the request's teachers.
+    """
+    combine = request.distill.combine
+    classes = torch.tensor([rows.labels.index(row.label) for row in train])
+    return panel_of(
+        [signal(one, "train", train).logits for one in answers],
+        torch.tensor(weighing.weights(request.teachers, combine, [row.group for row in train])),
+        classes if combine == "agreement" else None,
+    )
 
 
 def curve(output: Output) -> tuple[Mapping[str, float], ...]:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from edgedistill.distill.divergence import Head, sparse
+from edgedistill.distill import panel
+from edgedistill.distill.divergence import sparse
 from edgedistill.distill.examples import Example, collate, targets
+from edgedistill.distill.head import head_of
 from edgedistill.distill.losses import log_missing
 from edgedistill.distill.signals import ABSENT
 
@@ -83,7 +85,17 @@ class Answers:
 
     def terms(self, model: nn.Module, batch: Mapping[str, Tensor], done: float) -> Mapping[str, Tensor]:
         """The loss, and for the curve cross-entropy and divergence apart; each summed over the answers' tokens."""
-        hidden = states(model, batch)[batch["predicts"]]
+        return self.terms_of(model, states(model, batch), batch, done)
+
+    def terms_of(
+        self, model: nn.Module, read: Tensor, batch: Mapping[str, Tensor], done: float
+    ) -> Mapping[str, Tensor]:
+        """`terms` of a model that has read the batch already.
+
+        Args:
+            read: the last hidden states, [rows, longest, width].
+        """
+        hidden = read[batch["predicts"]]
         wanted = targets(batch)  # type: ignore[arg-type]
         teaching = self._teaching
         if teaching is None:
@@ -129,31 +141,23 @@ class Answers:
 def shares(
     said: Sequence[Sparse], weights: Tensor, wanted: Tensor, *, sampled: Sequence[bool], by_confidence: bool
 ) -> Tensor:
-    """Each teacher's share of the divergence: its weight over the weights of those who judged the token.
-
-    By confidence, its weight is multiplied by 1 − exp(CE) / Σ exp(CE) over the K teachers that judged the token, with
-    CE = −log p(answer's token), so that a teacher counts less where the answer surprises it more than the others (Zhang
-    et al., 2022, "Confidence-Aware Multi-Teacher Knowledge Distillation", arXiv 2201.00007; its 1 / (K − 1)
-    cancels here).
+    """Each teacher's share of the divergence: its weight over the weights of those who judged the token (`panel`).
 
     Args:
         said: what each teacher said at the same items.
         weights: [items, teachers], not below 0.
         wanted: [items], the answer's tokens.
         sampled: of each teacher, whether its signals are draws.
+        by_confidence: whether a teacher counts less where the answer's token surprises it more than the others.
 
     Returns:
         [items, teachers]. Each item's sum to 1, or to 0 where no teacher judged it.
     """
     weights = weights * torch.stack([one.present.any(dim=1) for one in said], dim=1)
+    surprise = None
     if by_confidence:
         surprise = torch.stack([_surprise(one, wanted, drawn) for one, drawn in zip(said, sampled, strict=True)], dim=1)
-        judged = weights > 0
-        of_all = surprise.masked_fill(~judged, -torch.inf).softmax(dim=1)
-        # A teacher that is alone has all of the sum, and is not to lose its weight for it.
-        weights = torch.where(judged.sum(dim=1, keepdim=True) > 1, weights * (1 - of_all), weights)
-    total = weights.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, weights / total, 0.0)
+    return panel.shares(weights, surprise)
 
 
 def _surprise(said: Sparse, wanted: Tensor, sampled: bool) -> Tensor:
@@ -170,7 +174,12 @@ def _surprise(said: Sparse, wanted: Tensor, sampled: bool) -> Tensor:
 
 
 def states(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """The last hidden states, norm included, [rows, longest, width].
+    """The last hidden states, norm included, [rows, longest, width]."""
+    return states_of_layers(model, batch)[-1]
+
+
+def states_of_layers(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """What enters the first layer, then what leaves each, behind the last the norm; all [rows, longest, width].
 
     The whole model is called, because several processes only average gradients of what went through it; its head is
     applied to one position, and not used.
@@ -187,16 +196,4 @@ def states(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         logits_to_keep=1,
         output_hidden_states=True,
     )
-    last: Tensor = out.hidden_states[-1]
-    return last[:rows]
-
-
-def head_of(model: nn.Module) -> Head:
-    """What turns a decoder's hidden states into logits."""
-    inner: Any = getattr(model, "module", model)
-    output = inner.get_output_embeddings()
-    return Head(
-        weight=output.weight,
-        bias=getattr(output, "bias", None),
-        softcap=getattr(inner.config, "final_logit_softcapping", None),
-    )
+    return tuple(found[:rows] for found in out.hidden_states)

@@ -1,8 +1,8 @@
 """The one way to train: the teacher's fine-tuning, every student and its control arm go through `fit`.
 
 `transformers.Trainer` does the steps, so the same code runs on a CPU, on a GPU and on several, and under `accelerate
-launch`. What is ours: batches filled by token count, losses that do not depend on how a batch is split, and checkpoints
-that are complete or not there (`checkpoint`).
+launch`, with whole models (DDP) or sharded ones (`sharded`). What is ours: batches filled by token count, losses that
+do not depend on how a batch is split, and checkpoints that are complete or not there (`checkpoint`).
 
     lesson ─ rows of a step ─► parts (accumulation × processes) ─► sums of its loss terms ─► ÷ items of the whole step
 """
@@ -28,7 +28,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from edgedistill.distill import checkpoint
+from edgedistill.distill import checkpoint, sharded
 from edgedistill.distill.batches import ByTokens
 from edgedistill.errors import StageError
 from edgedistill.teachers import local
@@ -120,8 +120,10 @@ def fit(
         The curve: mappings with "step" and the mean of every loss term since the point before, or with the score.
 
     Raises:
+        InputError: accelerate was told to use the first version of FSDP.
         StageError: the loss is no longer a finite number.
     """
+    spread = sharded.asked_for()
     torch.manual_seed(schedule.seed)
     if schedule.report_to:  # the work folder goes when the training is done
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(work.parent.parent / "logs" / work.name))
@@ -135,9 +137,12 @@ def fit(
         least=processes * schedule.parts,
     )
     _pace(arguments, schedule, steps, scored=score is not None)
+    learner = sharded.twin(model) if spread else model
     if lesson.projection is not None:
-        model.add_module(PROJECTION, lesson.projection)
-    trainer = _Trainer(model, arguments, lesson, steps, score)
+        learner.add_module(PROJECTION, lesson.projection)
+        # DDP looks for unused weights in what the model's own call returns, and would take these for some.
+        arguments.ddp_find_unused_parameters = False
+    trainer = _Trainer(learner, arguments, lesson, steps, score)
     trainer.add_callback(checkpoint.Seal())
     trainer.add_callback(_Report(progress, len(steps)))
     if schedule.patience is not None and score is not None:
@@ -148,7 +153,9 @@ def fit(
         trainer.train(resume_from_checkpoint=start)
     trainer.accelerator.wait_for_everyone()
     if lesson.projection is not None:
-        delattr(model, PROJECTION)
+        delattr(learner, PROJECTION)
+    if spread:
+        sharded.collect(learner, model)
     model.train(False).to("cpu")
     return tuple(_points(trainer.state.log_history))
 
@@ -241,6 +248,10 @@ class _Trainer(Trainer):
         super().__init__(model=model, args=arguments, train_dataset=self._batches, eval_dataset=self._batches)
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True  # by the items of the whole step, in compute_loss
+        if self.is_fsdp_enabled:  # all start from the first process's weights, as under DDP
+            plugin = self.accelerator.state.fsdp_plugin
+            # accelerate can do so with transformers' models alone; a static student is seeded, alike everywhere.
+            plugin.cpu_ram_efficient_loading = hasattr(model, "get_parameter_or_buffer")
         self._sums: dict[str, Tensor] = {}
         self._steps_summed = 0.0
 
@@ -282,6 +293,11 @@ class _Trainer(Trainer):
             logs |= {name: float(value) / self._steps_summed for name, value in zip(names, sums, strict=True)}
             self._sums, self._steps_summed = {}, 0.0
         super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        # With sharded checkpoints this writes nothing, and whether the best one is there yet is asked right after it.
+        Path(str(output_dir or self.args.output_dir)).mkdir(parents=True, exist_ok=True)
+        super().save_model(output_dir, _internal_call)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         if self._score is None:

@@ -28,6 +28,7 @@ from edgedistill.errors import InputError
 from edgedistill.evaluate import arms as judging
 from edgedistill.evaluate.arms import TITLES, Name
 from edgedistill.evaluate.generate import answers
+from edgedistill.evaluate.judge import Judged
 from edgedistill.evaluate.likelihood import Scored, scored
 from edgedistill.tasks.task import Row, Style, Task, Unusable, label_of
 from edgedistill.teachers import local
@@ -45,7 +46,8 @@ class Evaluated:
 
     Attributes:
         answers: of each arm, to the rows that count.
-        rows: how many rows count: those that every arm can read.
+        used: numbers of the rows that count: those that every arm can read.
+        judged: what a blind judge makes of the student's answers beside the teacher's, where one was asked.
         scored_rows: on how many of them tokens are compared: those that every decoder writes in the same pieces.
         left_out: why each other row does not count.
     """
@@ -53,9 +55,15 @@ class Evaluated:
     arms: tuple[Arm, ...]
     contrasts: tuple[Contrast, ...]
     answers: Mapping[Name, tuple[str, ...]]
-    rows: int
+    used: tuple[int, ...]
     scored_rows: int
     left_out: tuple[str, ...]
+    judged: Judged | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows count."""
+        return len(self.used)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +127,7 @@ def evaluate(
             arms=judging.arms(said, truth, labels, out_of_scope=out_of_scope, seed=seed),
             contrasts=judging.contrasts(said, truth, seed=seed),
             answers={name: _named(found, labels) for name, found in said.items()},
-            rows=len(rows),
+            used=tuple(range(len(rows))),
             scored_rows=0,
             left_out=(),
         )
@@ -147,7 +155,7 @@ def evaluate(
         arms=judging.text_arms(task, texts, wanted, scored=likely, seed=seed),
         contrasts=judging.text_contrasts(task, texts, wanted, scored=likely, seed=seed),
         answers=texts,
-        rows=len(use),
+        used=tuple(use),
         scored_rows=compared,
         left_out=tuple(f"row {row}: {reason}" for row, reason in enumerate(reasons) if reason is not None),
     )

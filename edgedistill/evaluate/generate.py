@@ -2,6 +2,9 @@
 
 prompts, by length ─► batches by tokens ─► read a few at a time ─► one token a step for all rows of the batch
                                                                       └─ rows that have ended leave it
+
+With LongRoPE a text that grows beyond the original context is read again, as `generate` of transformers does it for a
+text alone: the prompts up to that border come first, and those that reach it go on among the longer ones.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from edgedistill.distill import longrope
 from edgedistill.distill.batches import ByTokens
 from edgedistill.distill.examples import Example
 from edgedistill.errors import InputError
@@ -95,19 +99,29 @@ def generate(
         )
     if not prompts:
         return []
-    written: list[list[int]] = [[] for _ in prompts]
-    done = 0
-    batches = ByTokens([len(prompt) + room for prompt, room in zip(prompts, rooms, strict=True)], batch_tokens)
-    # Longest first: if memory is short, it is short at once.
-    for rows in reversed([batches[step] for step in range(len(batches))]):
-        batch = _Batch(model, [prompts[row] for row in rows])
-        for row, token in batch.tokens([rooms[row] for row in rows], frozenset(ends)):
-            if token is None:
-                done += 1
-                progress(done, len(prompts))
-            else:
-                written[rows[row]].append(token)
-    return written
+    texts = [list(prompt) for prompt in prompts]
+    left = dict(enumerate(rooms))
+    border = longrope.border(model)
+    for longest in (limit,) if border is None or border >= limit else (border, limit):
+        # The longest text that is read here gets one token more.
+        most = {row: min(left[row], longest + 1 - len(texts[row])) for row in left if len(texts[row]) <= longest}
+        if not most:
+            continue
+        numbers = list(most)
+        batches = ByTokens([len(texts[row]) + most[row] for row in numbers], batch_tokens)
+        # Longest first: if memory is short, it is short at once.
+        for places in reversed([batches[step] for step in range(len(batches))]):
+            rows = [numbers[place] for place in places]
+            batch = _Batch(model, [texts[row] for row in rows])
+            for place, token in batch.tokens([most[row] for row in rows], frozenset(ends)):
+                row = rows[place]
+                if token is not None:
+                    texts[row].append(token)
+                    left[row] -= 1
+                elif not left[row] or len(texts[row]) <= longest:
+                    del left[row]
+                    progress(len(prompts) - len(left), len(prompts))
+    return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
 class _Batch:
@@ -164,6 +178,8 @@ class _Batch:
         """
         left = list(rooms)
         open_rows = set(self.rows)
+        # A row that has ended is read on until it leaves; its place must not change how the others are read.
+        last = int((self._places[:, 0].cpu() + torch.tensor([rooms[row] for row in self.rows])).max()) - 2
         while True:
             for row, token in zip(self.rows, self.following.tolist(), strict=True):
                 if row not in open_rows:
@@ -179,7 +195,8 @@ class _Batch:
             if len(open_rows) <= (1 - LEAVE) * len(self.rows):
                 self._leave(open_rows)
             self._mask = functional.pad(self._mask, (0, 1), value=1)
-            self.following = self._run(self.following[:, None], self._mask, self._places, self._cache)
+            places = self._places.clamp(max=last)
+            self.following = self._run(self.following[:, None], self._mask, places, self._cache)
             self._places = self._places + 1
 
     def _leave(self, open_rows: Collection[int]) -> None:

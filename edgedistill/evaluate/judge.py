@@ -111,8 +111,11 @@ async def judge(
         progress(done, len(orders))
         return reply
 
-    async with asyncio.TaskGroup() as group:
-        asked = {order: group.create_task(one(*order)) for order in orders}
+    try:
+        async with asyncio.TaskGroup() as group:
+            asked = {order: group.create_task(one(*order)) for order in orders}
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     verdicts: dict[tuple[int, bool], Winner | None] = {}
     failed = 0
     for order, sent in asked.items():

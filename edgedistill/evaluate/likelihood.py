@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgedistill.distill.batches import ByTokens
+from edgedistill.distill import longrope
 from edgedistill.distill.examples import Example, collate, targets
+from edgedistill.distill.sparse import hidden_of, logits_of
 from edgedistill.types import Progress, silent
 
 if TYPE_CHECKING:
@@ -63,21 +64,22 @@ def scored(
     cross_entropy, kl, tokens = torch.zeros(3, len(examples), dtype=torch.float64)
     translation = None if kept is None else torch.tensor(kept, device=model.device)
     done = 0
-    for rows in ByTokens([len(example.ids) for example in examples], batch_tokens):
+    readers = [model] if teacher is None else [model, teacher]
+    for rows in longrope.batches(readers, [len(example.ids) for example in examples], batch_tokens):
         batch = collate([examples[row] for row in rows], pad=0)
         ids, mask, predicts = (batch[name].to(model.device) for name in ("input_ids", "attention_mask", "predicts"))
-        mine = _hidden(model, ids, mask)[predicts]
+        mine = hidden_of(model, ids, mask)[predicts]
         theirs = None
         if teacher is not None:
-            theirs = _hidden(teacher, ids if translation is None else translation[ids], mask)[predicts]
+            theirs = hidden_of(teacher, ids if translation is None else translation[ids], mask)[predicts]
         wanted = targets(batch).to(model.device)
         owner = torch.tensor(rows).repeat_interleave(batch["predicts"].sum(dim=1))
-        step = max(1, LOGITS // _head(model).weight.shape[0])
+        step = max(1, LOGITS // model.config.vocab_size)
         for start in range(0, len(wanted), step):
             piece = slice(start, start + step)
-            logits = _logits(model, mine[piece])
+            logits = logits_of(model, mine[piece]).float()
             if teacher is not None and theirs is not None:
-                said = _logits(teacher, theirs[piece])
+                said = logits_of(teacher, theirs[piece]).float()
                 said = said[:, : logits.shape[1]] if translation is None else said[:, translation]
                 found = _kl(logits[:, : said.shape[1]], said)
                 kl.index_add_(0, owner[piece], found.double().cpu())
@@ -89,25 +91,6 @@ def scored(
     return Scored(
         cross_entropy=cross_entropy.numpy(), kl=None if teacher is None else kl.numpy(), tokens=tokens.numpy()
     )
-
-
-def _hidden(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
-    """The last hidden states, before the output layer. Shape: [rows, longest, width]."""
-    untyped: Any = model
-    states: Tensor = untyped.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    return states
-
-
-def _head(model: PreTrainedModel) -> Any:
-    untyped: Any = model
-    return untyped.get_output_embeddings()
-
-
-def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """The output layer, and the cap that Gemma 2 puts on its logits: cap × tanh(logits / cap)."""
-    logits: Tensor = _head(model)(hidden).float()
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def _kl(logits: Tensor, teacher: Tensor) -> Tensor:

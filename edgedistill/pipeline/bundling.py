@@ -17,13 +17,16 @@ from edgedistill.config import Request
 from edgedistill.errors import EdgeDistillError, PlanRefused
 from edgedistill.links import emulated
 from edgedistill.pipeline.classify import classes, teach
+from edgedistill.pipeline.planning import training
 from edgedistill.pipeline.prepare import STORE, Prepared, check_out, prepare
 from edgedistill.stages import UNWATCHED, Run, Watch
 from edgedistill.store import Output, Store, file_sha256, hashes, publish, write_atomically
-from edgedistill.types import Plan, Student
+from edgedistill.types import Plan, Student, TrainingPlan
 
 BUILDS = ("classification",)
 """Tasks whose students can be written for a device."""
+CALIBRATION_ROWS = 200
+"""Training rows from which a static recipe takes the range of activations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +44,19 @@ class Built:
         return [goal for goal in self.report["goals"] if goal["held"] is False]
 
 
-def plan(request: Request, watch: Watch = UNWATCHED) -> Plan:
-    """What a build would do, without doing it.
+def plan(request: Request, watch: Watch = UNWATCHED) -> Plan | TrainingPlan:
+    """What a build would do, without doing it; what a training would do, where a student cannot be built for a board.
 
     Raises:
         PlanRefused: nothing fits, with the arithmetic.
         InputError: the rows or the teacher cannot be used.
     """
-    _check(request)
+    check_out(request.out)
     with Store(request.out.parent / STORE) as store:
-        return prepare(Run(request, store, watch), ask=False).plan
+        run = Run(request, store, watch)
+        if request.task in BUILDS and request.student.kind == "layers":
+            return prepare(run, ask=False).plan
+        return training(run)
 
 
 def build(request: Request, watch: Watch = UNWATCHED, *, fresh: bool = False) -> Built:
@@ -97,11 +103,19 @@ def _make(run: Run, known: Prepared) -> Output:
         # What the label stage was told is in the rows, and in the ledger that the report shows.
         "request": run.request.model_dump(
             mode="json",
-            exclude={"out": True, "label": True, "gates": True, "data": {"folder"}, "teacher": {"model"}},
+            exclude={
+                "out": True,
+                "label": True,
+                "gates": True,
+                "data": {"folder"},
+                "teacher": {"model"},
+                "distill": {"teachers": {"__all__": {"model"}}},
+            },
         ),
         "rows": known.rows.sha256,
         "labelling": known.rows.facts.get("labelling"),
         "teacher": known.teacher.sha256,
+        **({"others": [one.sha256 for one in known.others]} if known.others else {}),
         "plan": asdict(known.plan),
         "workload": asdict(catalog.workload(run.request.bench.workload)),
         "emulation": None if missing is None else asdict(missing),
@@ -129,7 +143,7 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
     from edgedistill.bundle import assemble
     from edgedistill.distill import encoder
     from edgedistill.evaluate import arms
-    from edgedistill.export import ladder, parity
+    from edgedistill.export import isa, ladder, parity
     from edgedistill.report import collect, render
 
     request, rows, store = run.request, known.rows, run.store
@@ -143,18 +157,19 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
     with run.stage("export") as stage:
         exported, output = ladder.export(
             student,
-            known.plan.recipes,
+            isa.suited(known.plan.recipes, known.plan.device.isa),
             ids=encoder.encoded(student, splits["validation"], limit),
             truth=classes(rows, splits["validation"]),
             logits=taught.logits("student", "validation"),
             tolerance=request.export.tolerance,
+            calibration=encoder.encoded(student, splits["train"][:CALIBRATION_ROWS], limit),
             store=store,
             progress=stage.progress,
         )
         stage.took(output)
         stage.note = f"{exported.recipe}, {exported.path.stat().st_size / 1e6:.1f} MB"
 
-    made = known.plan
+    made = replace(known.plan, explanation=(*known.plan.explanation, *taught.explanation))
     if exported.recipe != made.recipes[0].name:
         shipped_as = catalog.recipe(exported.recipe)
         costs = planning.predict(made.student_shape, shipped_as, made.device, known.facts, threads=known.threads)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedistill.config import Request
 from edgedistill.data import rows as data
 from edgedistill.data.splits import Row
 from edgedistill.pipeline.prepare import Prepared
@@ -28,6 +29,7 @@ class Taught:
         outputs: what the store keeps of "teacher", "student" and "control": their answers to validation and test rows.
         curves: of every arm that was trained.
         parameters: of the teacher and of the student.
+        explanation: where there are several teachers, how good each of them is.
     """
 
     splits: Mapping[Split, Sequence[Row]]
@@ -36,6 +38,7 @@ class Taught:
     outputs: Mapping[str, Output]
     curves: Mapping[str, tuple[Mapping[str, float], ...]]
     parameters: Mapping[str, int]
+    explanation: tuple[str, ...] = ()
 
     def logits(self, arm: str, split: Split) -> NDArray[np.float32]:
         """What an arm said to the rows of a split. Shape: [rows, labels]."""
@@ -50,22 +53,38 @@ def teach(run: Run, known: Prepared) -> Taught:
 
     request, rows, store, shape = run.request, known.rows, run.store, known.plan.student_shape
     splits = {split: data.read(rows, split) for split in SPLITS}
+    found = (known.teacher, *known.others)
     with run.stage("teacher") as stage:
-        tuned = teach.teach(known.teacher, rows, splits["train"], request, store=store, progress=stage.progress)
-        stage.took(tuned)
+        every = [
+            teach.teach(one, rows, splits["train"], request, store=store, progress=stage.progress) for one in found
+        ]
+        stage.took(*every)
+        tuned = every[0]
         stage.note = "has the head already" if tuned is None else "fine-tuned on the labelled rows"
-    teacher, identity = (known.teacher.path, known.teacher.sha256) if tuned is None else (tuned.path, tuned.sha256)
+        if known.others:
+            stage.note = f"{sum(one is not None for one in every)} of {len(every)} fine-tuned on the labelled rows"
+    folders = [
+        (one.path, one.sha256) if made is None else (made.path, made.sha256)
+        for one, made in zip(found, every, strict=True)
+    ]
+    teacher, identity = folders[0]
     with run.stage("signals") as stage:
         limit = request.data.max_tokens
-        outputs = {"teacher": teach.ask(teacher, identity, rows, splits, limit, store=store, progress=stage.progress)}
-        stage.took(outputs["teacher"])
+        # Hidden states of the first alone, which the student is made of.
+        asked = [
+            teach.ask(*one, rows, splits, limit, hidden=one is folders[0], store=store, progress=stage.progress)
+            for one in folders
+        ]
+        stage.took(*asked)
+        outputs = {"teacher": asked[0]}
     for arm in encoder.ARMS:
         with run.stage(arm) as stage:
             given = (arm, teacher, outputs["teacher"], rows, splits)
+            rest: Any = {"others": asked[1:], "store": store, "progress": stage.progress}
             if request.student.kind == "static":
-                outputs[arm] = tables.distil(*given, request, store=store, progress=stage.progress)
+                outputs[arm] = tables.distil(*given, request, **rest)
             else:
-                outputs[arm] = encoder.distil(*given, shape, request, store=store, progress=stage.progress)
+                outputs[arm] = encoder.distil(*given, shape, request, **rest)
             stage.took(outputs[arm])
     curves: dict[str, Any] = {arm: teach.curve(outputs[arm]) for arm in encoder.ARMS}
     if tuned is not None:
@@ -81,6 +100,22 @@ def teach(run: Run, known: Prepared) -> Taught:
             "teacher": known.teacher.shape.parameters,
             "student": tables.parameters(outputs["student"]) if static else shape.parameters,
         },
+        explanation=_each(request, rows, splits, asked) if known.others else (),
+    )
+
+
+def _each(
+    request: Request, rows: Rows, splits: Mapping[Split, Sequence[Row]], asked: Sequence[Output]
+) -> tuple[str, ...]:
+    """How good each of several teachers is, and what share of the divergence it came to have."""
+    from edgedistill.distill import encoder, teach
+
+    truth = classes(rows, splits["validation"])
+    shares = teach.panel(asked, rows, splits["train"], request).shares.mean(dim=0).tolist()
+    right = [(encoder.said(one, "validation", splits["validation"]).argmax(axis=1) == truth).mean() for one in asked]
+    return tuple(
+        f"teacher {number}: {found:.1%} of the validation rows right, {share:.0%} of the divergence"
+        for number, (found, share) in enumerate(zip(right, shares, strict=True), 1)
     )
 
 

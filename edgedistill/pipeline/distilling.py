@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from edgedistill.data.read import SUFFIXES, Rejected, find_files, read_rows
 from edgedistill.errors import InputError
 from edgedistill.pipeline.classify import classes, teach
 from edgedistill.pipeline.prepare import STORE, check_out, labelled, prepare
-from edgedistill.pipeline.writing import write
+from edgedistill.pipeline.writing import Written, write
 from edgedistill.stages import UNWATCHED, Run, Watch
 from edgedistill.store import ENTRY, Output, Store, canonical, publish
 from edgedistill.types import Rows
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 TRAINING = "training.json"
 """What is known about the training; it also tells a folder of ours from others."""
-NOT_PUBLISHED = (ENTRY, "curve.json", "validation.safetensors", "test.safetensors")
+REPORT = "report.html"
+NOT_PUBLISHED = (ENTRY, "curve.json", "unusable.json", "validation.safetensors", "test.safetensors")
 FORMAT = 1
 
 
@@ -64,8 +65,9 @@ def distill(request: Request, watch: Watch = UNWATCHED, *, fresh: bool = False) 
                 "task": request.task,
                 "version": __version__,
                 "environment": {**environment(), "seed": str(request.seed)},
-                "settings": request.distill.model_dump(mode="json"),
-                "files": sorted({TRAINING, *(path.name for path in _shipped(student))}),
+                # What is handed on says nothing of where things lie; the explanation names the teachers.
+                "settings": request.distill.model_dump(mode="json", exclude={"teachers": {"__all__": {"model"}}}),
+                "files": sorted({TRAINING, REPORT, *(path.name for path in _shipped(student))}),
                 **found,
             }
             output = store.get("distilled", {"student": student.sha256, "training": training}, _copy(student, training))
@@ -91,7 +93,7 @@ def _classifier(run: Run) -> tuple[Output, dict[str, Any]]:
         compared = arms.contrasts(logits, truth, seed=request.seed)
     return taught.outputs["student"], {
         "route": "classes",
-        "explanation": list(known.plan.explanation),
+        "explanation": [*known.plan.explanation, *taught.explanation],
         "parameters": dict(taught.parameters),
         "arms": [asdict(arm) for arm in made],
         "contrasts": [asdict(contrast) for contrast in compared],
@@ -110,8 +112,14 @@ def _writer(run: Run) -> tuple[Output, dict[str, Any]]:
         "arms": written.evaluation["arms"],
         "contrasts": written.evaluation["contrasts"],
         "curves": {arm: list(map(dict, curve)) for arm, curve in written.curves.items()},
-        "data": _data(written.rows, Path(written.teacher).name),
+        "examples": written.evaluation["examples"],
+        "data": _data(written.rows, Path(written.teacher).name) | _not_used(written),
     }
+
+
+def _not_used(written: Written) -> dict[str, int]:
+    found = {"left_out": len(written.evaluation["left_out"]), "scored_rows": written.evaluation["scored_rows"]}
+    return found if written.unusable is None else found | {"unusable": written.unusable}
 
 
 def _data(rows: Rows, teacher: str) -> dict[str, Any]:
@@ -126,9 +134,12 @@ def _shipped(student: Output) -> list[Path]:
 
 def _copy(student: Output, training: Mapping[str, Any]) -> Any:
     def produce(folder: Path, _: Path) -> None:
+        from edgedistill.report import training as report
+
         for path in _shipped(student):
             shutil.copyfile(path, folder / path.name)
         (folder / TRAINING).write_bytes(canonical(training))
+        (folder / REPORT).write_text(report.render(training), encoding="utf-8")
 
     return produce
 
@@ -161,7 +172,8 @@ def evaluate(
     """How good a checkpoint is on the test rows of a request.
 
     Args:
-        against: the folder of its teacher.
+        against: the folder of its teacher, or of another checkpoint to compare it with. Where the request has a judge,
+            it is asked about the answers of both.
         rows: how many test rows to take, the first ones; all without it.
 
     Raises:
@@ -180,9 +192,9 @@ def evaluate(
                     raise InputError("a static student is evaluated alone", hint="leave --against out")
                 return _static(request, checkpoint, found)
             from edgedistill.distill.generative import PLAIN
-            from edgedistill.evaluate.evaluate import evaluate as judge
+            from edgedistill.evaluate.evaluate import evaluate as compare
 
-            return judge(
+            evaluated = compare(
                 request.task,
                 found,
                 {**arms, "student": checkpoint},
@@ -192,6 +204,12 @@ def evaluate(
                 seed=request.seed,
                 progress=stage.progress,
             )
+            stage.cached = False
+        if request.judge is None or against is None:
+            return evaluated
+        from edgedistill.pipeline.judging import judge
+
+        return replace(evaluated, judged=judge(run, request.judge, found, evaluated))
 
 
 def _test_rows(run: Run) -> list[dict[str, Any]]:
@@ -206,8 +224,9 @@ def _test_rows(run: Run) -> list[dict[str, Any]]:
         return _of_file(request, find_files(request.data.folder, needed="test")["test"])
     settings, _ = labelled(run, ask=False)
     if not task.has_labels:
-        return prompts.read(prompts.prepare(settings, task, seed=request.seed, store=run.store)[0], "test")
-    rows, _ = labels.prepare(settings, seed=request.seed, store=run.store)
+        found, _ = prompts.prepare(settings, task, seed=request.seed, store=run.store, column=request.distill.column)
+        return prompts.read(found, "test")
+    rows, _ = labels.prepare(settings, seed=request.seed, store=run.store, column=request.distill.column)
     return [
         {**dict(zip(task.inputs, row.texts, strict=True)), task.target: row.label} for row in labels.read(rows, "test")
     ]
@@ -260,7 +279,7 @@ def _static(request: Request, checkpoint: Path, rows: Sequence[Mapping[str, Any]
         arms=arms.arms(names, truth, classifier.labels, out_of_scope=request.data.out_of_scope, seed=request.seed),
         contrasts=(),
         answers={"student": said},
-        rows=len(rows),
+        used=tuple(range(len(rows))),
         scored_rows=0,
         left_out=(),
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgedistill import catalog
+from edgedistill import catalog, weighing
 from edgedistill import plan as planning
 from edgedistill.config import Data, Request
 from edgedistill.data import rows as data
@@ -25,13 +26,14 @@ STATIC = "student: tables of vectors for pieces and their neighbours, no layers;
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What is known before anything is trained."""
+    """What is known before anything is trained; `others` teach beside the teacher that the student is made of."""
 
     rows: Rows
     teacher: Teacher
     plan: Plan
     facts: planning.RowFacts
     threads: int
+    others: tuple[Teacher, ...] = ()
 
 
 def check_out(out: Path) -> None:
@@ -61,12 +63,14 @@ def prepare(run: Run, *, ask: bool = True) -> Prepared:
     device = catalog.device(request.target)
     settings, told = labelled(run, ask=ask)
     with run.stage("rows") as stage:
-        rows, output = data.prepare(settings, seed=request.seed, store=run.store)
+        rows, output = data.prepare(settings, seed=request.seed, store=run.store, column=request.distill.column)
         rows = replace(rows, facts={**rows.facts, **told})
         stage.took(output)
         stage.note = counted(rows)
     with run.stage("plan") as stage:
         teacher = local.find(request.teacher.model, rows.labels)
+        others = tuple(local.find(one.model, rows.labels, copied=False) for one in request.distill.teachers)
+        weighing.check_different(request.teachers, [one.sha256 for one in (teacher, *others)])
         facts, output = _facts(run.store, rows, teacher, request)
         stage.took(output)
         threads = max(1, min(catalog.workload(request.bench.workload).threads, device.cores))
@@ -74,8 +78,26 @@ def prepare(run: Run, *, ask: bool = True) -> Prepared:
             made = Plan(device=device, recipes=(), student_shape=teacher.shape, predictions=(), explanation=(STATIC,))
         else:
             made = planning.plan(request, device, catalog.recipes(), teacher, facts, threads=threads)
+        if others:
+            groups = [row.group for row in data.read(rows, "train")]
+            made = replace(made, explanation=(*made.explanation, *teaching(request, groups)))
         stage.note = made.explanation[0]
-    return Prepared(rows=rows, teacher=teacher, plan=made, facts=facts, threads=threads)
+    return Prepared(rows=rows, teacher=teacher, plan=made, facts=facts, threads=threads, others=others)
+
+
+def teaching(request: Request, groups: Sequence[str]) -> tuple[str, ...]:
+    """Which teachers teach, and with what weight, for people.
+
+    Args:
+        groups: the training rows' values of the column.
+
+    Raises:
+        InputError: there are rows that none of them serves.
+    """
+    distill = request.distill
+    if distill.column is not None:
+        weighing.check_served(request.teachers, distill.column, groups)
+    return weighing.explained(request.teachers, distill.combine, distill.column, groups)
 
 
 def labelled(run: Run, *, ask: bool) -> tuple[Data, dict[str, Any]]:

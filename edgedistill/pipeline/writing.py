@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedistill import tasks
+from edgedistill import idle, tasks, weighing
 from edgedistill.config import DEMO_TEACHER, Request
 from edgedistill.data import prompts
+from edgedistill.data.splits import group_of
 from edgedistill.errors import InputError, MissingExtra
-from edgedistill.pipeline.prepare import counted, labelled
+from edgedistill.pipeline.prepare import counted, labelled, teaching
 from edgedistill.stages import Run
 from edgedistill.store import Output, canonical
 from edgedistill.types import Progress, Rows, Signal
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 
 TEXTS = ("rouge_score", "sacrebleu")
+EXAMPLES = 5
+"""Test rows whose answers the report shows."""
 METRICS = {"summarization": TEXTS, "conversation": TEXTS, "math": ("math_verify",)}
 """Packages that the metrics of a task need."""
 
@@ -38,6 +41,8 @@ class Written:
         evaluation: arms and contrasts on the test rows, as plain values.
         curves: of every arm that was trained.
         parameters: of the teacher and of the student.
+        unusable: training rows without the teacher's signals, which the student writes in other tokens; None where it
+            learned from no signals.
         route: which way it was trained.
         explanation: why that way, and what the student is made of.
     """
@@ -48,6 +53,7 @@ class Written:
     evaluation: Mapping[str, Any]
     curves: Mapping[str, tuple[Mapping[str, float], ...]]
     parameters: Mapping[str, int]
+    unusable: int | None
     route: str
     explanation: tuple[str, ...]
 
@@ -59,54 +65,53 @@ def write(run: Run) -> Written:
         InputError: rows, teacher or student cannot be used.
         PlanRefused: the route that was asked for is not possible.
     """
-    from edgedistill.distill import generative, teach
+    from edgedistill.distill import generative, judges, teach
     from edgedistill.distill.encoder import ARMS
+    from edgedistill.distill.piece import piece_for
 
     request, store = run.request, run.store
     task = tasks.find(request.task)
-    has_teacher = request.teacher.model != DEMO_TEACHER
-    if not has_teacher and request.student.model is None:
-        raise InputError(
-            f"{task.name} needs a teacher that writes, and none is named",
-            hint="give --teacher the folder of a decoder, or a name on the hub",
-        )
-    _check_extras(request)
-    settings, told = labelled(run, ask=True)
-    with run.stage("rows") as stage:
-        rows, output = prompts.prepare(settings, task, seed=request.seed, store=store)
-        rows = replace(rows, facts={**rows.facts, **told})
-        stage.took(output)
-        stage.note = counted(rows)
+    has_teacher = teaches(request)
+    column = request.distill.column
+    rows = rows_of(run, ask=True)
     train, validation = prompts.read(rows, "train"), prompts.read(rows, "validation")
+    taught = teaching(request, [group_of(row, column) for row in train])
     tuned = None
     with run.stage("teacher") as stage:
-        # Without a local teacher the rows' answers are all that there is of one, and the named student starts as it is.
-        teacher = generative.find(request.teacher.model if has_teacher else str(request.student.model))
+        teacher, beside = writers(request)
         if has_teacher:
             tuned = generative.tune(teacher, task, train, rows.sha256, request, store=store, progress=stage.progress)
-        stage.took(tuned)
+        more = [
+            generative.tune(one, task, train, rows.sha256, request, store=store, progress=stage.progress)
+            for one in beside
+        ]
+        stage.took(tuned, *more)
         stage.note = "taken as it is" if tuned is None else "fine-tuned on the rows"
     if tuned is not None:
         teacher = generative.Writer(folder=tuned.path, sha256=tuned.sha256)
+        beside = [generative.Writer(folder=one.path, sha256=one.sha256) for one in more if one is not None]
     with run.stage("plan") as stage:
         parameters = {"teacher": generative.parameters_of(teacher)} if has_teacher else {}
-        shape = None
+        piece = None
         if request.student.model is None:
-            full, shape, output = generative.shape_for(teacher, task, train, rows.sha256, request, store=store)
+            piece, output = piece_for(teacher, task, train, rows.sha256, request, store=store)
             stage.took(output)
-            made_of = _made_of(shape.layers, len(full.layers), shape.vocabulary, full.vocabulary)
-            parameters["student"] = shape.parameters
+            made_of = str(piece)
+            parameters["student"] = piece.shape.parameters
         else:
             made_of = f"student: {request.student.model}, as it was asked for"
             parameters["student"] = generative.parameters_of(generative.find(request.student.model))
-        route = _route(run, teacher if has_teacher else None, parameters)
+        route = route_of(request, teacher if has_teacher else None, beside, parameters)
         sizes = " of ".join(f"{parameters[who] / 1e6:.1f} M" for who in ("student", "teacher") if who in parameters)
         stage.note = f"{route.name}; {sizes} parameters"
-    asked = None
+    asked: list[Output] = []
     if route.name == "tokens":
         with run.stage("signals") as stage:
-            asked = generative.capture(teacher, task, train, rows.sha256, request, store=store, progress=stage.progress)
-            stage.took(asked)
+            asked = [
+                generative.capture(one, task, train, rows.sha256, request, store=store, progress=stage.progress)
+                for one in (teacher, *beside)
+            ]
+            stage.took(*asked)
     outputs: dict[str, Output] = {}
     curves: dict[str, Curve] = {} if tuned is None else {"teacher": teach.curve(tuned)}
     # What the route `sequence` learns from are the rows' answers, so a control would be the same student again.
@@ -116,17 +121,23 @@ def write(run: Run) -> Written:
                 arm,
                 route.name,
                 teacher,
-                asked,
+                asked[0] if asked else None,
                 task,
                 train,
                 validation,
                 rows.sha256,
-                shape,
+                piece,
                 request,
+                others=[
+                    judges.Judge(folder=one.folder, sha256=one.sha256, asked=said)
+                    for one, said in zip(beside, asked[1:], strict=True)
+                ],
                 store=store,
                 progress=stage.progress,
             )
             stage.took(outputs[arm])
+            if lacking := generative.unusable(outputs[arm]):
+                stage.note = f"{lacking} of {len(train)} rows without the teacher's signals: other tokens"
     folders = {"teacher": teacher.folder} if has_teacher else {}
     folders |= {arm: output.path for arm, output in outputs.items()}
     with run.stage("evaluate") as stage:
@@ -140,34 +151,94 @@ def write(run: Run) -> Written:
         evaluation=json.loads((output.path / "evaluation.json").read_text(encoding="utf-8")),
         curves=curves,
         parameters=parameters,
+        unusable=generative.unusable(outputs["student"]),
         route=route.name,
-        explanation=(*route.why, *_whose(request, route.name), made_of),
+        explanation=(*route.why, *whose(request, route.name), *taught, made_of),
     )
 
 
-def _route(run: Run, teacher: Writer | None, parameters: Mapping[str, int]) -> Route:
-    """The route, by what the teacher can give; without one at hand there are the texts that it wrote."""
-    from edgedistill.distill import generative, router
-    from edgedistill.teachers.causal import tokenizer_of
+def teaches(request: Request) -> bool:
+    """Whether a teacher is at hand; without one there are only the rows' answers.
 
-    named, differ = run.request.student.model, None
+    Raises:
+        InputError: nothing is left then to make a student of.
+        MissingExtra: a package is not installed that would be missed after hours.
+    """
+    has_teacher = request.teacher.model != DEMO_TEACHER
+    if not has_teacher and (request.student.model is None or request.distill.teachers):
+        raise InputError(
+            f"{request.task} needs a teacher that writes, and none is named",
+            hint="give --teacher the folder of a decoder, or a name on the hub",
+        )
+    _check_extras(request)
+    return has_teacher
+
+
+def rows_of(run: Run, *, ask: bool) -> Rows:
+    """The rows with their answers.
+
+    Args:
+        ask: False asks no teacher for them: then the rows must have them.
+    """
+    request, task = run.request, tasks.find(run.request.task)
+    settings, told = labelled(run, ask=ask)
+    with run.stage("rows") as stage:
+        rows, output = prompts.prepare(
+            settings, task, seed=request.seed, store=run.store, column=request.distill.column
+        )
+        stage.took(output)
+        stage.note = counted(rows)
+    return replace(rows, facts={**rows.facts, **told})
+
+
+def writers(request: Request) -> tuple[Writer, list[Writer]]:
+    """The decoder that the student is made of or learns from, and those that teach beside it, as they were found.
+
+    Without a local teacher the rows' answers are all that there is of one, and the named student starts as it is.
+    """
+    from edgedistill.distill import generative, judges
+
+    teacher = generative.find(request.teacher.model if teaches(request) else str(request.student.model))
+    beside = [generative.find(one.model) for one in request.distill.teachers]
+    weighing.check_different(request.teachers, [one.sha256 for one in (teacher, *beside)])
+    judges.check_same_tokens(request.teachers, [one.folder for one in (teacher, *beside)])
+    return teacher, beside
+
+
+def needs(request: Request, parameters: Mapping[str, int]) -> dict[str, int]:
+    """Bytes of memory that teacher and student take, without activations.
+
+    Weights, gradients and two moments in float32; under LoRA only the weights, and the adapters' are few.
+    """
+    of_student = (16 if request.student.lora_rank is None else 5) * parameters["student"]
+    return {"teacher": 4 * parameters.get("teacher", 0), "student": of_student}
+
+
+def route_of(
+    request: Request, teacher: Writer | None, beside: Sequence[Writer], parameters: Mapping[str, int]
+) -> Route:
+    """The route, by what the teacher can give; without one at hand there are the texts that it wrote."""
+    from edgedistill.distill import generative, judges, router
+
+    named, differ = request.student.model, None
     if named is not None and teacher is not None:
-        both: list[Any] = [tokenizer_of(f) for f in (teacher.folder, generative.find(named).folder)]
-        differ = router.same_tokenizer(*(tokenizer.backend_tokenizer for tokenizer in both))
-        if differ is None and both[0].chat_template != both[1].chat_template:
-            differ = "their chat templates differ"
-    # Weights, gradients and two moments in float32; under LoRA only the weights, and the adapters' are few.
-    bytes_a_weight = 16 if run.request.student.lora_rank is None else 5
-    wanted = run.request.distill.route
+        differ = judges.tokenizers_differ(teacher.folder, generative.find(named).folder)
+    wanted, reads_along = request.distill.route, idle.matches(request)
+    if wanted == "auto" and (reads_along or beside):  # which the other routes do not know
+        wanted = "tokens"
     gives: tuple[Signal, ...] = ("text",) if teacher is None else ("text", "logits")
+    # Several teachers are asked one after the other.
+    largest = max([parameters.get("teacher", 0), *map(generative.parameters_of, beside)])
+    needed = needs(request, {**parameters, "teacher": largest})
     return router.route(
         gives,
-        task=run.request.task,
+        task=request.task,
         tokenizers_differ=differ,
-        teacher_bytes=0 if teacher is None else 4 * parameters["teacher"],
-        student_bytes=bytes_a_weight * parameters["student"],
+        teacher_bytes=needed["teacher"],
+        student_bytes=needed["student"],
         memory_bytes=generative.memory_bytes(),
         fixed=None if wanted == "auto" else wanted,
+        reads_along=reads_along,
     )
 
 
@@ -184,21 +255,13 @@ def _writers(request: Request) -> str:
     return ", ".join(teacher.title for teacher in request.label.teachers)
 
 
-def _whose(request: Request, route: str) -> tuple[str, ...]:
+def whose(request: Request, route: str) -> tuple[str, ...]:
     """On the route `sequence`, who wrote the answers that are learned."""
     if route != "sequence":
         return ()
     if request.label.teachers:
         return (f"answers: written by {_writers(request)}, accepted by the gates",)
     return ("answers: the rows' own; a teacher would write them with a [label] section",)
-
-
-def _made_of(layers: tuple[int, ...], of_layers: int, pieces: int, of_pieces: int) -> str:
-    numbers = ", ".join(str(layer + 1) for layer in layers)
-    return (
-        f"student: {len(layers)} of {of_layers} layers ({numbers}), those that change most what passes through them; "
-        f"{pieces} of {of_pieces} pieces: what the rows use, and every byte"
-    )
 
 
 def _evaluated(
@@ -210,18 +273,22 @@ def _evaluated(
         folders: of the arms' checkpoints.
         identities: hashes of the checkpoints.
     """
-    request = run.request
+    request, task = run.request, tasks.find(run.request.task)
+    # Students learned from rows of so many tokens; one that finds no end would write on long after that.
+    longest = min(task.max_tokens, request.data.max_tokens)
 
     def produce(folder: Path, _: Path) -> None:
         from edgedistill.distill.generative import PLAIN
         from edgedistill.evaluate.evaluate import evaluate
 
+        test = prompts.read(rows, "test")
         found = evaluate(
             request.task,
-            prompts.read(rows, "test"),
+            test,
             folders,
             style=PLAIN,
             max_tokens=request.data.max_tokens,
+            max_new_tokens=longest,
             seed=request.seed,
             progress=progress,
         )
@@ -229,7 +296,16 @@ def _evaluated(
             "arms": [asdict(arm) for arm in found.arms],
             "contrasts": [asdict(contrast) for contrast in found.contrasts],
             "rows": found.rows,
+            "scored_rows": found.scored_rows,
             "left_out": list(found.left_out),
+            "examples": [
+                {
+                    "asked": task.messages(test[row], PLAIN)[-1]["content"],
+                    "wanted": task.gold(test[row]),
+                    "answers": {name: texts[place] for name, texts in found.answers.items()},
+                }
+                for place, row in enumerate(found.used[:EXAMPLES])
+            ],
         }
         (folder / "evaluation.json").write_bytes(canonical(plain))
         (folder / "answers.json").write_bytes(canonical({name: list(texts) for name, texts in found.answers.items()}))
@@ -240,6 +316,8 @@ def _evaluated(
         "arms": list(folders),
         "checkpoints": list(identities),
         "max_tokens": request.data.max_tokens,
+        "max_new_tokens": longest,
+        "examples": EXAMPLES,
         "seed": request.seed,
     }
     return run.store.get("evaluation", inputs, produce)

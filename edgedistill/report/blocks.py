@@ -24,8 +24,17 @@ NAMES = {
     "kl": "KL divergence",
     "top1_agreement": "Same best label",
     "macro_f1": "Macro F1",
+    "token_f1": "Token F1",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
     "bleu": "BLEU",
     "chrf": "chrF",
+    "cross_entropy": "Cross-entropy",
+    "ce": "Cross-entropy",
+    "kd": "Distance to the teacher's answers",
+    "hidden": "Distance to its hidden states",
+    "score": "Score on validation rows",
 }
 
 
@@ -86,6 +95,12 @@ def label(name: str) -> str:
     """The name of a metric, a measurement or a field as people write it."""
     text = name.replace("_", " ").strip()
     return NAMES.get(name, text[:1].upper() + text[1:])
+
+
+def within(name: str) -> str:
+    """The same in the middle of a sentence: names that are written with capitals keep them."""
+    text = label(name)
+    return text if any(letter.isupper() for letter in text[1:]) else text.lower()
 
 
 def missing(found: NotMeasured) -> str:

@@ -12,7 +12,7 @@ import altair as alt
 import vl_convert
 
 from edgedistill.report.blocks import label
-from edgedistill.report.figures import is_share, number, percentiles, shown
+from edgedistill.report.figures import number, percentiles, shown, unit_of
 from edgedistill.types import Arm, Measurement, Subject
 
 WIDTH = 340
@@ -34,8 +34,9 @@ Point = Mapping[str, float]
 def accuracy(arms: Sequence[Arm], metric: str) -> str:
     """Dot and whisker for each arm that has the metric; the scale does not begin at zero."""
     drawn = [(arm, arm.metrics[metric]) for arm in arms if metric in arm.metrics]
-    share = is_share(estimate for _, estimate in drawn)
-    factor, unit = (100, "share") if share else (1, "")
+    unit = unit_of(metric, (estimate for _, estimate in drawn))
+    share = unit == "share"
+    factor = 100 if share else 1
     rows: list[dict[str, Any]] = [
         {
             "row": index,
@@ -52,7 +53,8 @@ def accuracy(arms: Sequence[Arm], metric: str) -> str:
     low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
     margin = max((high - low) * 0.06, 1e-3 * factor)
     scale = alt.Scale(domain=[low - margin, high + margin], nice=False)
-    axis = alt.Axis(title=f"{label(metric)}, %" if share else label(metric), tickCount=5)
+    scaled = {"share": f"{label(metric)}, %", "nats": f"{label(metric)}, nats a token"}
+    axis = alt.Axis(title=scaled.get(unit, label(metric)), tickCount=5)
     value, end = (alt.X(f"{field}:Q", scale=scale, axis=axis) for field in ("value", "low"))
     y = _rows("row", len(rows), above=0.75)
     base = _chart(rows)

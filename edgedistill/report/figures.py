@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from edgedistill.types import Estimate, Measurement
 
@@ -11,6 +11,11 @@ SIGNIFICANT = 3
 """Digits of a figure that has no interval."""
 MOST_SIGNIFICANT = 4
 """Digits of a figure whose interval would justify more than a reader can use."""
+
+SCORE = "score"
+"""What a curve calls how good the model is on validation rows."""
+NATS = ("cross_entropy", "kl")
+"""Metrics that count nats a token."""
 
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -117,9 +122,24 @@ def is_exact(estimate: Estimate) -> bool:
     return estimate.low == estimate.high
 
 
-def is_share(estimates: Iterable[Estimate]) -> bool:
-    """Whether figures are shares of one (accuracy, F1) rather than scores of their own scale (BLEU, chrF)."""
-    return all(0 <= estimate.value <= 1 for estimate in estimates)
+def unit_of(metric: str, estimates: Iterable[Estimate]) -> str:
+    """The unit of a metric: nats, a share of one (accuracy, F1), or none for a scale of its own."""
+    if metric in NATS:
+        return "nats"
+    return "share" if all(0 <= estimate.value <= 1 for estimate in estimates) else ""
+
+
+def terms(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """What curves say at their steps, cross-entropy first; a loss of several terms is told by its terms."""
+    there = dict.fromkeys(name for points in curves.values() for point in points for name in point if name != "step")
+    names = sorted(there, key=lambda name: (name != "ce", name == SCORE))
+    return [name for name in names if name != "loss"] if {*names} - {"loss", SCORE} else names
+
+
+def ends(points: Sequence[Mapping[str, float]], term: str) -> str:
+    """Where a curve begins and where it ends."""
+    values = [point[term] for point in points if term in point]
+    return f"{number(values[0], '')} to {number(values[-1], '')}" if values else ""
 
 
 def _trimmed(text: str) -> str:

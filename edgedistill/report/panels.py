@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from edgedistill.report import charts
-from edgedistill.report.blocks import MISSING, label, missing
-from edgedistill.report.figures import interval, is_share, number, shown
+from edgedistill.report.blocks import MISSING, label, missing, within
+from edgedistill.report.figures import ends, interval, number, shown, terms, unit_of
 from edgedistill.report.measurements import HOST, find
 from edgedistill.report.sections import main_metric
 from edgedistill.types import Arm, Measurement, NotMeasured, Report, Subject
@@ -28,17 +28,18 @@ class Panel:
 
 def panels(report: Report) -> tuple[Panel, ...]:
     """Accuracy, latency, size and memory, and training, in this order."""
-    return _accuracy(report), _latency(report), _sizes(report), _training(report)
+    shown_arms = accuracy(report.arms, main_metric(report.arms))
+    return shown_arms, _latency(report), _sizes(report), training(report.curves, report.arms)
 
 
-def _accuracy(report: Report) -> Panel:
-    metric = main_metric(report)
+def accuracy(arms: Sequence[Arm], metric: str | None) -> Panel:
+    """How the arms do by one metric."""
     if metric is None:
         return _empty("Accuracy", "no arm was evaluated")
     return Panel(
         title=f"{label(metric)} on the test rows",
-        drawings=(Markup(charts.accuracy(report.arms, metric)),),
-        words=_arms_in_words(report.arms, metric),
+        drawings=(Markup(charts.accuracy(arms, metric)),),
+        words=_arms_in_words(arms, metric),
         note="Measured. Dots with 95\N{NO-BREAK SPACE}% intervals; the scale does not begin at zero.",
     )
 
@@ -79,38 +80,37 @@ def _sizes(report: Report) -> Panel:
     )
 
 
-def _training(report: Report) -> Panel:
+def training(curves: Mapping[str, Sequence[Mapping[str, float]]], arms: Sequence[Arm]) -> Panel:
+    """What each arm's training logged, every term of the loss in a chart of its own."""
     title = "Training"
-    series = {name: report.curves[name] for name in ("student", "control") if report.curves.get(name)}
+    series = {name: curves[name] for name in charts.COLORS if curves.get(name)}
     drawings = []
-    for field, head, percent in (("loss", "Loss", False), ("validation", "Validation accuracy, %", True)):
-        there = {name: points for name, points in series.items() if any(field in point for point in points)}
-        if there:
-            drawings.append(Markup(charts.curves(there, field, head, percent=percent)))
+    for term in terms(series):
+        there = {name: points for name, points in series.items() if any(term in point for point in points)}
+        drawings.append(Markup(charts.curves(there, term, label(term))))
     if not drawings:
         return _empty(title, "no curve was logged")
     return Panel(
         title=title,
         drawings=tuple(drawings),
-        words="; ".join(f"{name}: loss {_ends(points)}" for name, points in series.items()),
-        note="Measured. The two losses have different terms: compare their course, not their height.",
-        legend=tuple((name, _title(report, name)) for name in series),
+        words="; ".join(
+            f"{name}: {within(term)} from {ends(points, term)}"
+            for name, points in series.items()
+            for term in terms({name: points})
+        ),
+        note="Measured, on the training rows; only the score is of validation rows.",
+        legend=tuple((name, _title(arms, name)) for name in series),
     )
 
 
 def _arms_in_words(arms: Sequence[Arm], metric: str) -> str:
     found = [(arm.title, arm.metrics[metric]) for arm in arms if metric in arm.metrics]
-    unit = "share" if is_share(estimate for _, estimate in found) else ""
+    unit = unit_of(metric, (estimate for _, estimate in found))
     return "; ".join(f"{title} {shown(estimate, unit)} ({interval(estimate, unit)})" for title, estimate in found)
 
 
-def _title(report: Report, name: str) -> str:
-    return next((arm.title for arm in report.arms if arm.name == name), label(name))
-
-
-def _ends(points: Sequence[Mapping[str, float]]) -> str:
-    losses = [point["loss"] for point in points if "loss" in point]
-    return f"from {number(losses[0], '')} to {number(losses[-1], '')}" if losses else MISSING
+def _title(arms: Sequence[Arm], name: str) -> str:
+    return next((arm.title for arm in arms if arm.name == name), label(name))
 
 
 def _measured(report: Report, name: str) -> list[tuple[Subject, Measurement]]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from edgedistill.report import charts, measurements, panels, sections
-from edgedistill.report.blocks import MISSING, label
+from edgedistill.report.blocks import MISSING, Section, within
 from edgedistill.report.figures import interval, is_exact, shown
-from edgedistill.types import Estimate, Report
+from edgedistill.report.panels import Panel
+from edgedistill.types import Contrast, Estimate, Report
 
 SCHEMA = 1
 """The version of the JSON: it grows when a key changes its meaning or goes away."""
@@ -22,7 +23,58 @@ _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
 def render(report: Report) -> str:
-    """The whole report as one HTML page that loads nothing: styles and charts are inside it, scripts there are none."""
+    """The whole report of a build as one page."""
+    held = [goal.held for goal in report.goals]
+    counts = (("good", "held", True), ("bad", "missed", False), ("missing", MISSING, None))
+    return page(
+        name=report.name,
+        about=f"on {report.device.title}",
+        verdict=verdict(report),
+        standing=(
+            *(
+                (tone, f"{held.count(which)} of {len(held)} goals {word}")
+                for tone, word, which in counts
+                if which in held
+            ),
+            *standing(report.contrasts),
+        ),
+        clock=clock(report),
+        made=f"edgedistill {report.version}, {report.created}",
+        first=(sections.goals(report),),
+        panels=panels.panels(report),
+        sections=(
+            sections.arms(report.arms, report.contrasts),
+            measurements.section(report),
+            sections.on_target(report),
+            sections.export(report),
+            sections.learned(report.curves, report.arms),
+            sections.data(report.data),
+            sections.built(report),
+        ),
+    )
+
+
+def page(
+    *,
+    name: str,
+    about: str,
+    verdict: str,
+    standing: Sequence[tuple[str, str]],
+    clock: str,
+    made: str,
+    panels: Sequence[Panel],
+    sections: Sequence[Section],
+    first: Sequence[Section] = (),
+) -> str:
+    """One HTML page that loads nothing: styles and charts are inside it, scripts there are none.
+
+    Args:
+        name: of what the page is about; `about` goes on from there.
+        standing: short remarks under the verdict, each with a tone.
+        clock: where the figures of the verdict come from.
+        made: what made the page.
+        first: sections that stand before the charts.
+    """
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -31,24 +83,16 @@ def render(report: Report) -> str:
         keep_trailing_newline=True,
     )
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        name=report.name,
-        board=report.device.title,
-        verdict=verdict(report),
-        standing=standing(report),
-        clock=clock(report),
-        version=report.version,
-        created=report.created,
+        name=name,
+        about=about,
+        verdict=verdict,
+        standing=standing,
+        clock=clock,
+        made=made,
         colors=charts.THEME,
-        goals=sections.goals(report),
-        panels=panels.panels(report),
-        sections=(
-            sections.arms(report),
-            measurements.section(report),
-            sections.on_target(report),
-            sections.export(report),
-            sections.data(report),
-            sections.built(report),
-        ),
+        first=first,
+        panels=panels,
+        sections=sections,
     )
 
 
@@ -72,8 +116,7 @@ def verdict(report: Report) -> str:
     ]
     speed = f"{' and '.join(parts)} than the teacher" if parts else f"Size and speed against the teacher {MISSING}"
     speed = speed[0].upper() + speed[1:]
-    metric = label(sections.main_metric(report) or "accuracy")
-    metric = metric if metric.isupper() or "F1" in metric else metric.lower()
+    metric = within(sections.main_metric(report.arms) or "accuracy")
     kept = next((contrast.estimate for contrast in report.contrasts if contrast.unit == "ratio"), None)
     if kept is None:
         return f"{speed}; {metric} kept {MISSING}: no arm was compared with the teacher."
@@ -89,18 +132,13 @@ def clock(report: Report) -> str:
     return f"Size and accuracy are those of the exported file.{speed} What is known of the {board} itself stands below."
 
 
-def standing(report: Report) -> tuple[tuple[str, str], ...]:
-    """Short remarks under the verdict, each with a tone: whether the goals hold, and whether distilling paid."""
-    held = [goal.held for goal in report.goals]
-    counts = (("good", "held", True), ("bad", "missed", False), ("missing", MISSING, None))
-    lines = [
-        (tone, f"{held.count(which)} of {len(held)} goals {word}") for tone, word, which in counts if which in held
-    ]
-    for contrast in report.contrasts:
-        if sections.control_line(contrast):
-            beaten = contrast.estimate.low > 0
-            lines.append(("good", "Beats the control") if beaten else ("missing", "Control not beaten"))
-    return tuple(lines)
+def standing(contrasts: Sequence[Contrast]) -> tuple[tuple[str, str], ...]:
+    """Whether distilling paid, in a few words with their tone."""
+    return tuple(
+        ("good", "Beats the control") if contrast.estimate.low > 0 else ("missing", "Control not beaten")
+        for contrast in contrasts
+        if sections.control_line(contrast)
+    )
 
 
 def _times(report: Report, key: str, better: str, worse: str) -> str:

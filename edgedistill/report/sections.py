@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgedistill.report import measurements
 from edgedistill.report.blocks import KINDS, MISSING, Cell, Section, Table, label, missing, table
-from edgedistill.report.figures import SPACE, apart, interval, is_exact, is_share, number, shown
-from edgedistill.types import SPLITS, Contrast, Estimate, Goal, NotMeasured, Report
+from edgedistill.report.figures import SCORE, SPACE, apart, ends, interval, is_exact, number, shown, terms, unit_of
+from edgedistill.types import SPLITS, Arm, Contrast, Estimate, Goal, NotMeasured, Report
+
+DISTILLATION = "distillation"
+"""The contrast of the student with its control."""
+
+LEFT_OUT = (
+    ("left_out", "Test rows left out: not every arm can read them"),
+    ("scored_rows", "Test rows whose tokens are compared: every arm writes them in the same pieces"),
+    ("unusable", "Training rows without teacher's signals: the student writes them in other tokens"),
+)
+"""What only students that write have to tell."""
+
+NONE = Cell(text="not part of it", tone="missing")
 
 _BUDGET = {"latency": ("latency_ms", "ms"), "model_size": ("model_bytes", "bytes"), "memory": ("memory_bytes", "bytes")}
 
 
-def main_metric(report: Report) -> str | None:
+def main_metric(arms: Sequence[Arm]) -> str | None:
     """The metric that the page speaks of: accuracy where there is one, else the first."""
-    names = [name for arm in report.arms for name in arm.metrics]
+    names = [name for arm in arms for name in arm.metrics]
     return "accuracy" if "accuracy" in names else next(iter(names), None)
 
 
@@ -31,34 +43,31 @@ def goals(report: Report) -> Section:
     return Section(id="goals", title="Goals", lines=lines, tables=tuple(tables), items=report.remarks)
 
 
-def arms(report: Report) -> Section:
+def arms(arms: Sequence[Arm], contrasts: Sequence[Contrast], *, title: str = "Accuracy") -> Section:
     """Every arm with its intervals, and what the comparisons between arms show."""
-    names = list(dict.fromkeys(name for arm in report.arms for name in arm.metrics))
-    units = {
-        name: "share" if is_share(arm.metrics[name] for arm in report.arms if name in arm.metrics) else ""
-        for name in names
-    }
+    names = list(dict.fromkeys(name for arm in arms for name in arm.metrics))
+    units = {name: unit_of(name, (arm.metrics[name] for arm in arms if name in arm.metrics)) for name in names}
     rows = [
         (Cell(text=label(arm.name), note=arm.title), *(_metric(arm.metrics.get(name), units[name]) for name in names))
-        for arm in report.arms
+        for arm in arms
     ]
     heads = tuple(Cell(text=label(name), tone="figure") for name in names)
-    title = f"On the test rows, with 95{SPACE}% intervals, measured"
-    tables = [table(title, "Arm", *rows, heads=heads)] if rows else []
-    if report.contrasts:
-        compared = [_contrast(contrast) for contrast in report.contrasts]
+    caption = f"On the test rows, with 95{SPACE}% intervals, measured"
+    tables = [table(caption, "Arm", *rows, heads=heads)] if rows else []
+    if contrasts:
+        compared = [_contrast(contrast) for contrast in contrasts]
         note = "Paired: both arms answered the same rows, and rows were resampled together."
-        title = f"Compared row by row, with 95{SPACE}% intervals, measured"
-        tables.append(table(title, "Comparison | Estimate# | Reading", *compared, note=note))
-    lines = [] if rows else [f"Accuracy {MISSING}: no arm was evaluated."]
-    lines += [plain for contrast in report.contrasts if (plain := control_line(contrast))]
-    return Section(id="accuracy", title="Accuracy", lines=tuple(lines), tables=tuple(tables))
+        caption = f"Compared row by row, with 95{SPACE}% intervals, measured"
+        tables.append(table(caption, "Comparison | Estimate# | Reading", *compared, note=note))
+    lines = [] if rows else [f"{title} {MISSING}: no arm was evaluated."]
+    lines += [plain for contrast in contrasts if (plain := control_line(contrast))]
+    return Section(id="accuracy", title=title, lines=tuple(lines), tables=tuple(tables))
 
 
 def control_line(contrast: Contrast) -> str:
     """The plain sentence about the control, or nothing when the contrast is about something else."""
     found = contrast.estimate
-    if contrast.unit != "points" or "control" not in contrast.name:
+    if contrast.name != DISTILLATION:
         return ""
     if found.low > 0:
         return f"Distillation beat the control by {shown(found, 'points')} ({interval(found, 'points')})."
@@ -116,9 +125,26 @@ def export(report: Report) -> Section:
     return Section(id="export", title="Export", lines=tuple(lines), tables=tuple(tables))
 
 
-def data(report: Report) -> Section:
+def learned(curves: Mapping[str, Sequence[Mapping[str, float]]], arms: Sequence[Arm]) -> Section:
+    """What each arm's training came to: its steps, and where every term of its loss began and ended."""
+    titles: dict[str, str] = {arm.name: arm.title for arm in arms}
+    there = {name: points for name, points in curves.items() if points}
+    names = terms(there)
+    rows: list[tuple[str | Cell, ...]] = []
+    for name, points in sorted(there.items()):
+        cells = [ends([point for point in points if term in point], term) for term in names]
+        steps = number(points[-1]["step"], "") if points[-1]["step"] < 1000 else f"{points[-1]['step']:,.0f}"
+        rows.append((Cell(text=label(name), note=titles.get(name, "")), steps, *(cell or NONE for cell in cells)))
+    if not rows:
+        return Section(id="training", title="Training", lines=(f"{label(MISSING)}: no curve was logged.",))
+    heads = (Cell(text="Steps", tone="figure"), *(Cell(text=label(term), tone="figure") for term in names))
+    caption = "Each term of the loss at the first logged step and at the last, measured"
+    note = f"The {label(SCORE).lower()} is taken once an epoch; the best epoch's weights win." if SCORE in names else ""
+    return Section(id="training", title="Training", tables=(table(caption, "Arm", *rows, heads=heads, note=note),))
+
+
+def data(found: Mapping[str, Any]) -> Section:
     """Where the rows came from and what happened to them."""
-    found = report.data
     counts: Mapping[str, Any] = found.get("counts", {})
     names = (*SPLITS, *(name for name in counts if name not in SPLITS))
     splits = [(label(name), _value(counts.get(name))) for name in names]
@@ -131,6 +157,7 @@ def data(report: Report) -> Section:
             ("leaks", "Training and validation rows removed: a later split has their text"),
         )
     ]
+    facts += [(title, _value(found[key])) for key, title in LEFT_OUT if key in found]
     source = (f"Rows from {found['source']}.",) if "source" in found else ()
     tables = [table("Rows by split", "Split | Rows#", *splits), table("Checks", "What | Count#", *facts)]
     if "labelling" in found:

@@ -13,6 +13,7 @@ from edgedistill.errors import InputError
 from edgedistill.store import digest, file_sha256
 from edgedistill.teachers.answerer import Declined, Failure
 from edgedistill.teachers.api import likeliest
+from edgedistill.teachers.chat import folded, text_of
 from edgedistill.teachers.local import PICKLED, WEIGHTS, quiet
 from edgedistill.types import Ask, Reply, Signal
 
@@ -134,8 +135,8 @@ class Causal:
         prompts: dict[int, str] = {}
         for number, ask in enumerate(asks):
             try:
-                prompts[number] = self._prompt(ask)
-            except TemplateError as error:  # many take no system's turn, or no two turns of the same role
+                prompts[number] = text_of(self._tokenizer, folded(self._tokenizer, ask.messages))
+            except TemplateError as error:  # many take no two turns of the same role
                 replies[number] = Declined(f"the chat template refuses the prompt: {error}")
                 continue
             groups.setdefault((ask.max_tokens, ask.temperature), []).append(number)
@@ -178,13 +179,6 @@ class Causal:
             self._reply(out, number, length, int(encoded["attention_mask"][number].sum()))
             for number in range(len(prompts))
         ]
-
-    def _prompt(self, ask: Ask) -> str:
-        tokenizer: Any = self._tokenizer
-        if tokenizer.chat_template is None:
-            return "\n\n".join(message["content"] for message in ask.messages) + "\n\n"
-        turns = [dict(message) for message in ask.messages]
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     def _reply(self, out: Any, number: int, length: int, read: int) -> Reply:
         tokenizer: Any = self._tokenizer

@@ -31,10 +31,13 @@ NEW = ("classifier.", "bert.pooler.")
 """Weights that a checkpoint may lack, or have for other labels: fine-tuning makes them."""
 
 
-def find(model: str, labels: Sequence[str]) -> Teacher:
+def find(model: str, labels: Sequence[str], *, copied: bool = True) -> Teacher:
     """Finds a teacher: an installed package that carries it, a local folder, or the model hub, in that order.
 
     Only headers are read, so this takes milliseconds however big the model is, apart from its hash.
+
+    Args:
+        copied: whether a student is made of its layers; one that only answers need not be exportable.
 
     Raises:
         InputError: no such model, or one that cannot be used or whose student could not be exported, with the reason.
@@ -42,7 +45,7 @@ def find(model: str, labels: Sequence[str]) -> Teacher:
     """
     folder = locate(model)
     found = inspect(folder, labels, name=model if "/" in model and not Path(model).exists() else Path(model).name)
-    if reason := unsupported(json.loads((folder / "config.json").read_text(encoding="utf-8"))):
+    if copied and (reason := unsupported(json.loads((folder / "config.json").read_text(encoding="utf-8")))):
         raise InputError(f"teacher {folder} {reason}", hint="use an encoder of the BERT family, such as MiniLM")
     return found
 

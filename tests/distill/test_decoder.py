@@ -402,7 +402,7 @@ def test_every_block_of_the_readme_is_a_request(block: dict[str, Any]) -> None:
     assert ("model" in block["student"]) != ("layers" in block["student"])
     assert "teacher" in block or "label" in block
     request = Request.model_validate(block)
-    assert request.distill.route == block["distill"]["route"]
+    assert request.distill.route == block["distill"].get("route", "auto")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from edgedistill.distill import divergence, losses
-from edgedistill.distill.divergence import Head, Objective
+from edgedistill.distill.divergence import Objective
+from edgedistill.distill.head import Head
 
 ITEMS, WIDTH, VOCABULARY = 13, 6, 31
 CE, KD = 0.3, 1.7

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgedistill.distill.examples import Example, collate, conversation, encode, folded, targets
+from edgedistill.distill.examples import Example, collate, conversation, encode, targets
+from edgedistill.teachers.chat import folded
 from edgedistill.types import Message
 from tests.distill.chats import CHATML, GEMMA, chat_tokenizer, turns
 

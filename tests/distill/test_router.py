@@ -37,6 +37,7 @@ def chosen(gives: tuple[Signal, ...] = LOCAL, **changes: Any) -> Any:
         (LOCAL, {"task": "nli"}, "tokens", "answers of nli are labels"),
         (LOCAL, {"memory_bytes": 8 * GB}, "tokens", "together need 9.0 GB of memory, and there are 8.0 GB"),
         (LOCAL, {"memory_bytes": 5 * GB}, "sequence", "larger of teacher and student needs 6.0 GB"),
+        (LOCAL, {"memory_bytes": 8 * GB, "reads_along": True}, "sequence", "teacher and student together need 9.0 GB"),
         (LOCAL, {"tokenizers_differ": "their merges differ"}, "sequence", "different tokenizers: their merges differ"),
         (API, {}, "sequence", "no log-probability"),
         ((*API, "top-k log-probabilities"), {}, "sequence", "by their text"),

@@ -12,7 +12,11 @@ from edgedistill.errors import InputError
 from edgedistill.evaluate.generate import generate
 from tests.distill.decoders import ENDS, POSITIONS, VOCABULARY, decoder
 
-FAMILIES = ["SmolLM2-135M-Instruct", "Mistral-7B-Instruct", "gemma-2-2b-it", "gemma-3-1b-it", "Qwen3-0.6B"]
+LONGROPE = ["Phi-3-mini-128k-instruct", "Phi-4-mini-instruct"]
+"""Other rotary factors for texts of more than 16 tokens: some prompts have more, and some answers cross the border."""
+FAMILIES = [
+    "SmolLM2-135M-Instruct", "Mistral-7B-Instruct", "gemma-2-2b-it", "gemma-3-1b-it", "Qwen3-0.6B", *LONGROPE,
+]  # fmt: skip
 
 
 def prompts(count: int = 23) -> list[list[int]]:
@@ -42,6 +46,21 @@ def test_answers_are_those_of_one_prompt_at_a_time(family: str, batch_tokens: in
     assert len({len(answer) for answer in expected}) > 1, "rows must end at different steps to try anything"
     found = generate(model, prompts(), ends=ENDS, max_new_tokens=12, batch_tokens=batch_tokens)
     assert found == expected
+
+
+@pytest.mark.parametrize("family", LONGROPE)
+@pytest.mark.parametrize("lengths", [(3, 16, 12), (17, 20), (16, 16)], ids=["short", "long", "at the border"])
+def test_a_text_that_crosses_longropes_border_goes_on_as_transformers_writes_it(
+    family: str, lengths: tuple[int, ...]
+) -> None:
+    model: Any = decoder(family)
+    given = [torch.arange(5, 5 + length).tolist() for length in lengths]
+    model.generation_config.eos_token_id = None
+    one_by_one = [
+        model.generate(torch.tensor([prompt]), max_new_tokens=15, do_sample=False)[0, len(prompt) :].tolist()
+        for prompt in given
+    ]
+    assert generate(model, given, ends=[], max_new_tokens=15) == one_by_one
 
 
 def test_the_cache_grows_past_its_spare_positions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from edgedistill.config import LabelTeacher
 from edgedistill.errors import StageError
@@ -20,31 +18,9 @@ from edgedistill.labeling.journal import Journal
 from edgedistill.tasks import find
 from edgedistill.teachers.choose import choose
 from edgedistill.types import Reply
-from tests.labeling.server import Endpoint
+from tests.evaluate.judges import Judge, Verdict, longer, says
 
 TALK = find("conversation")
-Verdict = Callable[[dict[str, Any]], str]
-
-
-class Judge(Endpoint):
-    """An endpoint that answers with what a verdict function says of the JSON that it is given."""
-
-    verdict: Verdict
-
-    def _good(self, body: dict[str, Any], request: web.Request) -> web.Response:
-        text = body["messages"][-1]["content"]
-        self.accepted[text] += 1
-        name = request.headers["Idempotency-Key"][:16]
-        return web.json_response(self._completion(self.verdict(json.loads(text)), name))
-
-
-def says(name: str) -> str:
-    return json.dumps({"winner": name})
-
-
-def longer(shown: dict[str, Any]) -> str:
-    a, b = len(shown["A"]), len(shown["B"])
-    return says("tie" if a == b else "A" if a > b else "B")
 
 
 def pair(number: int, first: str, second: str) -> Pair:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,12 @@ from transformers import PreTrainedModel
 from edgedistill.distill.examples import Example
 from edgedistill.evaluate import likelihood
 from edgedistill.evaluate.likelihood import scored
-from tests.distill.decoders import VOCABULARY, decoder
+from tests.distill.decoders import NAMESAKES, VOCABULARY, decoder
 
 FAMILIES = ["SmolLM2-135M-Instruct", "gemma-2-2b-it", "Phi-4-mini-instruct"]
 
 
-def other(family: str, **changes: int) -> PreTrainedModel:
+def other(family: str, **changes: Any) -> PreTrainedModel:
     """A student of the same family with other weights."""
     model = decoder(family, **changes)
     chance = torch.Generator().manual_seed(9)
@@ -62,6 +64,23 @@ def test_sums_are_those_of_whole_logits(
     np.testing.assert_allclose(found.cross_entropy, [e for e, _ in expected], rtol=1e-4)
     np.testing.assert_allclose(found.kl, [k for _, k in expected], rtol=1e-4, atol=1e-5)
     assert found.tokens.tolist() == [len(example.answer) for example in examples]
+
+
+@pytest.mark.parametrize("border", [16, 24], ids=["one border", "another border than the teacher's"])
+def test_with_longrope_a_row_does_not_depend_on_its_neighbours(border: int) -> None:
+    teacher = decoder("Phi-3-mini-128k-instruct")
+    rope = {**NAMESAKES["Phi-3-mini-128k-instruct"]["rope_parameters"], "original_max_position_embeddings": border}
+    student = other("Phi-3-mini-128k-instruct", original_max_position_embeddings=border, rope_parameters=rope)
+    chance = torch.Generator().manual_seed(4)
+    rows = [
+        Example(key=str(length), ids=tuple(torch.randint(0, 30, (length,), generator=chance).tolist()), answer_start=2)
+        for length in (6, 16, 17, 20, 24, 25, 40)
+    ]
+    found = scored(student, rows, teacher=teacher)
+    expected = [by_hand(student, teacher, row, list(range(VOCABULARY))) for row in rows]
+    assert found.kl is not None
+    np.testing.assert_allclose(found.cross_entropy, [e for e, _ in expected], rtol=1e-4)
+    np.testing.assert_allclose(found.kl, [k for _, k in expected], rtol=1e-4, atol=1e-5)
 
 
 def test_a_trimmed_student_is_compared_on_its_own_pieces(examples: list[Example]) -> None:

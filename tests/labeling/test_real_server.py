@@ -16,6 +16,12 @@ from typing import Any
 
 import pytest
 
+from edgedistill.config import Judge, Request
+from edgedistill.evaluate.evaluate import Evaluated
+from edgedistill.pipeline import judging
+from edgedistill.stages import UNWATCHED
+from edgedistill.stages import Run as StageRun
+from edgedistill.store import Store
 from tests.labeling.conftest import Run, request, written
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -93,3 +99,23 @@ def test_a_real_server_labels_rows_of_each_task(task: str, server: str, run: Run
         assert {row["label"] for row in accepted} <= set(labels or ["entailment", "neutral", "contradiction"])
     if task == "conversation":
         assert all(row["messages"][-1]["role"] == "assistant" for row in accepted)
+
+
+def test_a_real_judge_compares_answers_in_both_orders(server: str, tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": f"What is {n} plus {n}?"}]} for n in (2, 3)]
+    found = Evaluated(
+        arms=(),
+        contrasts=(),
+        answers={"student": ("It is 4.", "It is 6."), "teacher": ("Bananas.", "I like trains.")},
+        used=(0, 1),
+        scored_rows=0,
+        left_out=(),
+    )
+    judge = Judge(kind="openai", model="smollm2", base_url=server, timeout_s=120)
+    with Store(tmp_path / "store") as store:
+        run = StageRun(Request(task="conversation", judge=judge), store, UNWATCHED)
+        judged = judging.judge(run, judge, rows, found)
+    assert len(judged.outcomes) == 2
+    # The server holds its replies to the schema, so every one is a verdict.
+    assert (judged.unparsable, judged.failed) == (0, 0)
+    assert judged.wins.value + judged.ties.value + judged.losses.value == pytest.approx(1)

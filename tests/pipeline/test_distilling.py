@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -12,121 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pydantic import ValidationError
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from edgedistill import pipeline
-from edgedistill.config import Request, Student, read_request
+from edgedistill.config import Request, Student
 from edgedistill.errors import InputError, PlanRefused, StageError
 from edgedistill.runtime.engine_static import Classifier
 from edgedistill.store import hashes
-from edgedistill.teachers.local import quiet
-from tests.distill.chats import CORPUS, chat_tokenizer
-
-SETTINGS = """\
-name = "toy"
-target = "raspberrypi"
-task = "{task}"
-[data]
-folder = "{rows}"
-max_tokens = {max_tokens}
-[teacher]
-model = "{teacher}"
-epochs = 2
-learning_rate = 2e-3
-[student]
-layers = 2
-[distill]
-epochs = 2
-learning_rate = 2e-3
-batch_tokens = 256
-checkpoint_steps = 10
-[goals]
-size_ratio = 1.0
-"""
-
-
-def settings(folder: Path, task: str, rows: Path, teacher: Path, *, max_tokens: int = 32) -> Request:
-    path = folder / "edgedistill.toml"
-    path.write_text(SETTINGS.format(task=task, rows=rows, teacher=teacher, max_tokens=max_tokens))
-    return read_request(path, out=folder / "dist")
-
-
-def write_rows(folder: Path, splits: dict[str, list[dict[str, Any]]]) -> Path:
-    folder.mkdir()
-    for split, rows in splits.items():
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random four-layer Llama and a tokenizer with a chat template."""
-    folder = tmp_path_factory.mktemp("writer")
-    tokenizer = chat_tokenizer()
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
-        pad_token_id=tokenizer.convert_tokens_to_ids("<pad>"),
-    )
-    with quiet():
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of conversations in which what is asked for is said back."""
-    chance = random.Random(1)
-    words = sorted({word.strip(",?") for text in CORPUS for word in text.split()})
-
-    def rows(count: int) -> list[dict[str, Any]]:
-        made = []
-        for _ in range(count):
-            asked = " ".join(chance.sample(words, 4))
-            turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": asked.split()[0]}]
-            made.append({"messages": turns})
-        return made
-
-    return write_rows(
-        tmp_path_factory.mktemp("talks") / "rows", {"train": rows(60), "validation": rows(10), "test": rows(12)}
-    )
-
-
-@pytest.fixture(scope="session")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of pairs whose label only both texts together tell."""
-    chance = random.Random(2)
-    words = ["light", "lamp", "song", "music", "door", "lock"]
-
-    def rows(count: int) -> list[dict[str, Any]]:
-        made = []
-        for number in range(count):
-            one, other = chance.sample(words, 2)
-            same = number % 2 == 0
-            filler = " ".join(chance.sample(["the", "please", "now", "my", "in", "very"], 3))
-            made.append(
-                {
-                    "premise": f"{filler} {one}",
-                    "hypothesis": f"{one if same else other} {chance.choice(['kitchen', 'hall', 'today'])}",
-                    "label": "entailment" if same else "contradiction",
-                }
-            )
-        return made
-
-    return write_rows(
-        tmp_path_factory.mktemp("pairs") / "rows", {"train": rows(160), "validation": rows(20), "test": rows(60)}
-    )
+from edgedistill.types import Progress, silent
+from tests.pipeline.requests import settings
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +85,14 @@ def test_a_single_file_is_judged_on_the_rows_that_were_not_trained_on(
 @pytest.mark.parametrize(
     ("task", "changes", "key"),
     [
-        ("conversation", {"student": {"ffn": 64}}, r"student\.ffn"),
+        ("conversation", {"student": {"model": "a/b", "width": 64}}, r"student\.width"),
+        ("conversation", {"student": {"model": "a/b"}, "distill": {"hidden_weight": 1.0}}, r"distill\.hidden_weight"),
+        ("conversation", {"distill": {"route": "sequence", "relation_weight": 1.0}}, r"distill\.relation_weight"),
+        ("conversation", {"distill": {"divergence": "reverse"}}, r"distill\.divergence"),
+        ("classification", {"distill": {"relation_weight": 1.0}}, r"distill\.relation_weight"),
+        ("classification", {"student": {"width": 64}}, r"student\.width"),
+        ("classification", {"distill": {"beta": 0.3}}, r"distill\.beta"),
+        ("classification", {"distill": {"divergence": "jsd", "skew": 0.3}}, r"distill\.skew"),
         ("conversation", {"student": {"kind": "static"}}, r"student\.kind"),
         ("conversation", {"student": {"model": "a/b", "layers": 2}}, r"student\.layers"),
         ("conversation", {"distill": {"route": "onpolicy", "kd_weight": 0.5}}, r"distill\.kd_weight"),
@@ -255,6 +156,41 @@ def test_a_student_that_writes_is_a_checkpoint_with_its_tokenizer(talked: tuple[
     assert tokenizer.decode(ids["input_ids"]).endswith("<|im_start|>assistant\n")
 
 
+class Notes:
+    """A watch that keeps what every stage says at its end."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, str] = {}
+
+    def begin(self, stage: str) -> Progress:
+        return silent
+
+    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
+        self.of[stage] = note
+
+
+def test_rows_that_a_trimmed_student_writes_in_other_tokens_are_counted(
+    tmp_path: Path, talked: tuple[Request, Any], talks: Path, tiny_writer: Path
+) -> None:
+    request = settings(tmp_path, "conversation", talks, tiny_writer, max_tokens=96)
+    changes = {
+        "student": request.student.model_copy(update={"vocabulary": 280}),
+        "distill": request.distill.model_copy(update={"epochs": 1}),
+    }
+    notes = Notes()
+    done = pipeline.distill(request.model_copy(update=changes), notes)
+    ours, theirs = AutoTokenizer.from_pretrained(done.folder), AutoTokenizer.from_pretrained(tiny_writer)
+    assert len(ours) == 280 < len(theirs)
+    rows = [json.loads(line)["messages"][1]["content"] for line in (talks / "train.jsonl").read_text().splitlines()]
+    other = sum(ours.tokenize(answer) != theirs.tokenize(answer) for answer in rows)
+    assert done.training["data"]["unusable"] == other
+    assert 0 < other < len(rows)
+    assert notes.of["student"].startswith(f"{other} of {len(rows)} rows without the teacher's signals")
+    assert not notes.of["control"]
+    assert "unusable.json" not in hashes(done.folder)
+    assert talked[1].training["data"]["unusable"] == 0
+
+
 def test_both_arms_take_the_same_steps(talked: tuple[Request, Any]) -> None:
     curves = talked[1].training["curves"]
     assert curves["student"][-1]["step"] == curves["control"][-1]["step"] > 0
@@ -290,6 +226,7 @@ def test_without_signals_the_students_answers_are_the_teachers_texts(
     request = request.model_copy(update={"distill": request.distill.model_copy(update={"route": "sequence"})})
     done = pipeline.distill(request)
     assert done.training["route"] == "sequence"
+    assert "unusable" not in done.training["data"]
     assert "kd" not in done.training["curves"]["student"][0]
     assert [arm["name"] for arm in done.training["arms"]] == ["teacher", "student"]
 

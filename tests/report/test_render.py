@@ -90,7 +90,7 @@ def test_the_page_is_whole_small_and_loads_nothing(make_report: Make) -> None:
     assert "default-src 'none'" in html
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    assert html.count("<svg") == 5
+    assert html.count("<svg") == 6
 
 
 def test_the_title_names_the_model_and_the_board_and_the_verdict_is_one_sentence(make_report: Make) -> None:
@@ -189,7 +189,7 @@ def test_no_column_mixes_kinds_and_every_figure_names_its_own(make_report: Make)
 )
 def test_whether_distilling_paid_is_said_plainly(make_report: Make, low: float, high: float, said: str) -> None:
     found = Estimate(value=(low + high) / 2, low=low, high=high)
-    contrast = Contrast(name="distilled_minus_control", title="Student minus control", estimate=found, unit="points")
+    contrast = Contrast(name="distillation", title="Student minus control", estimate=found, unit="points")
     words = Page(render(make_report(contrasts=(contrast,)))).words
     assert said in words
     assert ("Control not beaten" in words) == (low <= 0)

@@ -19,7 +19,7 @@ from edgedistill.teachers.answerer import Declined
 from edgedistill.teachers.causal import INDEX, Causal, check
 from edgedistill.types import Reply
 from tests.teachers.asks import answers, ask, reply
-from tests.teachers.checkpoints import CONTEXT, FAMILIES, decoder, edit
+from tests.teachers.checkpoints import CONTEXT, FAMILIES, TEMPLATE, decoder, edit
 
 ASKS = (ask("w1 w2"), ask("w7"), ask("w3 w4 w5 w6 w2 w9"))
 
@@ -187,13 +187,22 @@ def test_a_checkpoint_without_a_template_is_given_the_texts_alone(checkpoint: Pa
 
 def test_a_template_that_takes_no_such_turns_declines_the_request(checkpoint: Path) -> None:
     (checkpoint / "chat_template.jinja").write_text(
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn, please') }}{% endif %}"
-        "{{ messages[0].content }}"
+        "{% if messages | length > 1 %}{{ raise_exception('one turn, please') }}{% endif %}{{ messages[0].content }}"
     )
-    found = answers(causal(checkpoint), ask("w1", system="w2"), ask("w3"))
+    found = answers(causal(checkpoint), ask(messages=(*ask("w1").messages, *ask("w2").messages)), ask("w3"))
     assert type(found[0]) is Declined
-    assert "no system turn, please" in str(found[0])
+    assert "one turn, please" in str(found[0])
     assert isinstance(found[1], Reply)
+
+
+def test_a_template_without_a_system_turn_reads_its_text_in_the_users(checkpoint: Path) -> None:
+    """As that of Gemma."""
+    (checkpoint / "chat_template.jinja").write_text(
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + TEMPLATE
+    )
+    teacher = causal(checkpoint)
+    assert reply(teacher, ask("w1", system="w2 w3")) == reply(teacher, ask("w2 w3\n\nw1"))
+    assert reply(teacher, ask("w1", system="w2 w3")) != reply(teacher, ask("w1"))
 
 
 def test_a_template_cannot_reach_the_machine(checkpoint: Path, tmp_path: Path) -> None:
