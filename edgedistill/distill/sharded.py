@@ -34,6 +34,12 @@ def asked_for() -> bool:
     return True
 
 
+def processes() -> int:
+    """Over how many processes a student's weights, gradients and moments are spread; 1 where each has all of them."""
+    spread = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return int(os.environ.get("WORLD_SIZE", "1")) if spread else 1
+
+
 def twin(model: nn.Module) -> Any:
     """A copy to shard, because a sharded model cannot become a plain one again."""
     made: Any = copy.deepcopy(model)

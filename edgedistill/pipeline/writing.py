@@ -208,9 +208,12 @@ def writers(request: Request) -> tuple[Writer, list[Writer]]:
 def needs(request: Request, parameters: Mapping[str, int]) -> dict[str, int]:
     """Bytes of memory that teacher and student take, without activations.
 
-    Weights, gradients and two moments in float32; under LoRA only the weights, and the adapters' are few.
+    Weights, gradients and two moments in float32; under LoRA only the weights, and the adapters' are few. Under FSDP a
+    process has its share of them.
     """
-    of_student = (16 if request.student.lora_rank is None else 5) * parameters["student"]
+    from edgedistill.distill import sharded
+
+    of_student = (16 if request.student.lora_rank is None else 5) * parameters["student"] // sharded.processes()
     return {"teacher": 4 * parameters.get("teacher", 0), "student": of_student}
 
 

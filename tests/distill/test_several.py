@@ -134,6 +134,13 @@ def test_the_first_version_of_fsdp_is_refused(monkeypatch: pytest.MonkeyPatch) -
         sharded.asked_for()
 
 
+def test_sharded_weights_are_shared_among_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert sharded.processes() == 1  # DDP: each has all of them
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert sharded.processes() == 4
+
+
 def _compare(curve: Curve, expected: Curve) -> None:
     for point, other in zip(curve, expected, strict=True):
         assert point == pytest.approx(other, rel=1e-5, abs=1e-4)
