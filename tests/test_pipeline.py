@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import venv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,7 +52,6 @@ size_ratio = 1.0
 workload = "quick"
 """
 WORKLOAD = 'task = "classification"\nrows = 20\nbatch_rows = 8\nthreads = 1\nrounds = 1\n'
-KILLS = 10
 
 
 def write_config(folder: Path, rows: Path, teacher: Path, *, epochs: int = 4, retained: float = 0.1) -> Path:
@@ -329,42 +325,3 @@ def test_a_missed_goal_is_said_and_ends_with_status_3(tmp_path: Path, tiny_rows:
     assert done.returncode == 3, done.stderr
     assert "missed: faster than the teacher" in done.stderr.replace("accuracy kept of the teacher's; ", "")
     assert (tmp_path / "dist" / "toy-raspberrypi5" / "manifest.json").is_file()
-
-
-@pytest.mark.timeout(900)
-def test_a_build_killed_ten_times_ends_in_the_same_bytes(tmp_path: Path, tiny_rows: Path, tiny_teacher: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for folder in (whole, broken):
-        folder.mkdir()
-        write_config(folder, tiny_rows, tiny_teacher, epochs=12)
-    started = time.monotonic()
-    assert _build(whole).wait() == 0
-    duration = time.monotonic() - started
-    chance, kills = random.Random(7), 0
-    while kills < KILLS:
-        child = _build(broken)
-        try:
-            assert child.wait(timeout=chance.uniform(0.1, 0.6) * duration) == 0
-            shutil.rmtree(broken / ".edgedistill")  # finished between two kills: once more from the start
-            shutil.rmtree(broken / "dist")
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-            kills += 1
-    assert _build(broken).wait() == 0
-    bundles = [folder / "dist" / "toy-raspberrypi5" for folder in (whole, broken)]
-    measured = {"manifest.json", "README.md"}
-    expected, found = ({k: v for k, v in hashes(bundle).items() if k not in measured} for bundle in bundles)
-    assert {"model/model.onnx", "tokenizer.json", "runtime/__main__.py"} <= expected.keys()
-    assert found == expected
-    assert not list((broken / ".edgedistill" / "work").iterdir())
-
-
-def _build(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "edgedistill.cli", "build"],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )

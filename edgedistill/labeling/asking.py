@@ -95,7 +95,7 @@ def asking(request: Request, found: Sequence[str], environment: Mapping[str, str
     label, task = request.label, tasks.find(request.task)
     if not label.teachers:
         raise InputError("no teacher is named", hint="add [[label.teachers]] to edgedistill.toml, or give --teacher")
-    labels = label.labels or found or (LABELS if task.name == "nli" else ())
+    labels = label.labels or (LABELS if task.name == "nli" and {*found} <= {*LABELS} else found)
     if task.has_labels and len(labels) < 2:
         raise InputError("the rows have no labels to choose from", hint='name them: [label] labels = ["…", "…"]')
     if label.chain_of_density and task.name != "summarization":
