@@ -224,8 +224,9 @@ class Judge(LabelTeacher):
     def _it_writes_and_answers_at_once(self) -> Judge:
         if self.kind == "encoder":
             raise ValueError("judge.kind must be one that writes")
-        if self.batch or self.serves:
-            raise ValueError(f"judge.{'batch' if self.batch else 'serves'} has no effect")
+        idle = {"batch": self.batch, "serves": bool(self.serves), "weight": self.weight != 1}
+        if found := next((key for key, there in idle.items() if there), None):
+            raise ValueError(f"judge.{found} has no effect")
         return self
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgedistill.config import Request
 
+ON_POLICY = ("beta", "own_share", "own_tokens")
 MATCHING = ("hidden_weight", "relation_weight")
 """Of `[distill]`: they compare a student that writes with the inside of its teacher."""
 REASONS: Mapping[str, Mapping[str, str]] = {
@@ -39,8 +40,10 @@ def problem(request: Request) -> str | None:
         idle = {"student": {"kind"}, "distill": {"divergence", "skew"}}
         if student.model is not None:
             idle["student"] |= {"layers", "width", "ffn", "vocabulary"}
-        if distill.route == "onpolicy":
-            idle["distill"] |= {"kd_weight"}
+        if distill.route in ("onpolicy", "sequence"):
+            idle["distill"] |= {"kd_weight", "signals", "k", "temperature_end"}
+        if distill.route in ("tokens", "sequence"):
+            idle["distill"] |= {*ON_POLICY}
         who = "a student that writes"
     else:
         kind = student.kind
@@ -73,6 +76,12 @@ def _nothing_to_match(request: Request) -> str | None:
     for key in MATCHING:
         if getattr(request.distill, key) and route in ("sequence", "onpolicy"):
             return f"distill.{key} has no effect on the route {route!r}, only on 'tokens'"
+    student = request.student
+    if request.distill.hidden_weight and student.width is not None and student.lora_rank is not None:
+        return (
+            "distill.hidden_weight and student.width do not go with student.lora_rank: checkpoints of adapters do not "
+            "hold the map to the teacher's width"
+        )
     if request.distill.hidden_weight and request.student.model is not None:
         return (
             "distill.hidden_weight has no effect on a student with a name of its own: which of the teacher's layers "

@@ -123,7 +123,9 @@ def tune(
     def produce(folder: Path, work: Path) -> None:
         model = decoder.load_student(teacher.folder)
         tokenizer = tokenizer_of(teacher.folder)
-        lesson = Answers(examples_of(tokenizer, task, train, request.data.max_tokens), pad=0)
+        examples = examples_of(tokenizer, task, train, request.data.max_tokens)
+        longrope.check(model, [len(example.ids) for example in examples])
+        lesson = Answers(examples, pad=0)
         schedule = Schedule(
             epochs=request.teacher.epochs or 0,
             learning_rate=request.teacher.learning_rate,
@@ -225,6 +227,8 @@ def distil(
         lesson: Lesson = Answers(examples, pad=0)
         if arm == "student" and route == "onpolicy":
             lesson = _listened_to(examples, teacher, kept or range(len(tokenizer)), request)
+            # What the student writes must not cross the border either.
+            longrope.check(model, [*(example.answer_start for example in examples), *lesson.lengths])
         elif arm == "student" and asked is not None:
             judges = [Judge(folder=teacher.folder, sha256=teacher.sha256, asked=asked), *others]
             groups = [group_of(row, request.distill.column) for row, _ in taken]

@@ -47,12 +47,9 @@ def ranges(
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     engine = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    seen: dict[str, list[NDArray[np.float32]]] = {name: [] for name in inputs}
-    for row in rows:
-        for name, value in zip(inputs, engine.run(inputs, dict(row)), strict=True):
-            seen[name].append(value.ravel())
     find = by_percentile if method == "percentile" else by_entropy
-    return {name: find(np.concatenate(values)) for name, values in seen.items()}
+    # One tensor at a time: all of them over all rows can be tens of gigabytes.
+    return {name: find(np.concatenate([engine.run([name], dict(row))[0].ravel() for row in rows])) for name in inputs}
 
 
 def by_percentile(values: NDArray[np.float32]) -> tuple[float, float]:

@@ -36,7 +36,11 @@ def here() -> tuple[str, ...]:
 
 
 def suited(
-    recipes: Sequence[Recipe], isa: Collection[str], *, judged_on: Collection[str] | None = None
+    recipes: Sequence[Recipe],
+    isa: Collection[str],
+    *,
+    judged_on: Collection[str] | None = None,
+    asked: str | None = None,
 ) -> tuple[Recipe, ...]:
     """The recipes for a board: full range where it is safe, and none that its engine has no fast kernels for.
 
@@ -49,7 +53,8 @@ def suited(
     """
     machines = (isa, here() if judged_on is None else judged_on)
     reduce = any(saturates(machine) for machine in machines)
-    kept = [recipe for recipe in recipes if recipe.scheme != "weight-only" or fast_weight_only(isa)]
+    fast = fast_weight_only(isa)
+    kept = [recipe for recipe in recipes if recipe.scheme != "weight-only" or fast or recipe.name == asked]
     return tuple(replace(recipe, reduce_range=recipe.reduce_range and reduce) for recipe in kept)
 
 

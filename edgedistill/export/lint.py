@@ -117,7 +117,9 @@ def _versions(model: ModelProto) -> Iterable[Finding]:
 def _not_finite(model: ModelProto) -> Iterable[Finding]:
     for tensor in tensors(model):
         if tensor.data_type in (*_FLOATS, TensorProto.FLOAT16, TensorProto.BFLOAT16):
-            bad = int((~np.isfinite(numpy_helper.to_array(tensor).astype(np.float64))).sum())
+            value = numpy_helper.to_array(tensor).astype(np.float64)
+            # A single infinity is what attention masks are filled with.
+            bad = int((np.isnan(value) if value.size == 1 else ~np.isfinite(value)).sum())
             if bad:
                 cost = f"{bad} values are not finite: answers are no numbers"
                 yield Finding(rule="not-finite", where=tensor.name, cost=cost, severity="stop")

@@ -59,6 +59,7 @@ def open_checked(path: Path, *, labels: int | None = None, max_bytes: int = MAX_
         raise IntegrityError(f"{path} has {path.stat().st_size} bytes; {max_bytes} are allowed", hint=hint)
     command: list[str | Path] = [
         sys.executable,
+        "-P",  # the file's folder is no place to import from
         "-m",
         __name__,
         path.absolute(),

@@ -39,11 +39,11 @@ def sensitivity(
 
     Args:
         fused: a float32 file, as `base_of` says for the recipe.
-        ids: rows to answer; the first 64 are used.
+        ids: rows to answer; at most 64, spread evenly, are used.
         separator: of pairs.
         folder: for the files in between.
     """
-    rows = list(ids[:ROWS])
+    rows = list(ids[:: -(-len(ids) // ROWS)])
     given = [feed(row, separator=separator) for row in rows]
     expected = answers(fused, rows, separator=separator)
     nodes = products(fused, recipe)

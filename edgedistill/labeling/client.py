@@ -295,7 +295,7 @@ class Client:
                     self._stop(
                         StageError(
                             f"the first request to {self.answerer.name} failed: {failure}",
-                            hint="mend its settings under [[label.teachers]], and run the same command again",
+                            hint="mend [[label.teachers]] or [judge], and run the same command again",
                         )
                     )
                 elif not job.future.done():

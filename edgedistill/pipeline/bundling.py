@@ -15,6 +15,7 @@ from edgedistill.bundle import manifest
 from edgedistill.bundle.assemble import RUNTIME
 from edgedistill.config import Request
 from edgedistill.errors import EdgeDistillError, PlanRefused
+from edgedistill.export import isa
 from edgedistill.links import emulated
 from edgedistill.pipeline.classify import classes, teach
 from edgedistill.pipeline.planning import training
@@ -120,6 +121,7 @@ def _make(run: Run, known: Prepared) -> Output:
         "workload": asdict(catalog.workload(run.request.bench.workload)),
         "emulation": None if missing is None else asdict(missing),
         "environment": environment(),
+        "isa": sorted(isa.here()),  # it decides the range of 8-bit weights
         "runtime": hashes(RUNTIME),
     }
     for attempt in itertools.count():
@@ -143,7 +145,7 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
     from edgedistill.bundle import assemble
     from edgedistill.distill import encoder
     from edgedistill.evaluate import arms
-    from edgedistill.export import isa, ladder, parity
+    from edgedistill.export import ladder, parity
     from edgedistill.report import collect, render
 
     request, rows, store = run.request, known.rows, run.store
@@ -157,12 +159,15 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
     with run.stage("export") as stage:
         exported, output = ladder.export(
             student,
-            isa.suited(known.plan.recipes, known.plan.device.isa),
+            isa.suited(known.plan.recipes, known.plan.device.isa, asked=request.export.recipe),
             ids=encoder.encoded(student, splits["validation"], limit),
             truth=classes(rows, splits["validation"]),
             logits=taught.logits("student", "validation"),
             tolerance=request.export.tolerance,
-            calibration=encoder.encoded(student, splits["train"][:CALIBRATION_ROWS], limit),
+            # Spread over the file: rows are often sorted by label.
+            calibration=encoder.encoded(
+                student, splits["train"][:: -(-len(splits["train"]) // CALIBRATION_ROWS)], limit
+            ),
             store=store,
             progress=stage.progress,
         )

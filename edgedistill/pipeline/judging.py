@@ -68,7 +68,9 @@ async def _asked(
         answerer, journal, budget, cost, Settings(retries=settings.retries), poor=lambda: client.drop_waiting()
     )
     try:
-        asks = [request(task, pair, answerer.identity, swapped=swapped) for pair in pairs for swapped in (False, True)]
+        # Equal answers are a tie without asking.
+        open_ = [pair for pair in pairs if pair.first.strip() != pair.second.strip()]
+        asks = [request(task, pair, answerer.identity, swapped=swapped) for pair in open_ for swapped in (False, True)]
         most = 0.0 if cost is None else sum(cost.most(ask) for ask in _new(asks, journal))
         if settings.budget is not None and budget.spent + most > settings.budget:
             raise BudgetMissed(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedistill import tasks
+from edgedistill import idle, tasks
 from edgedistill.data import prompts
 from edgedistill.data.splits import group_of
 from edgedistill.errors import PlanRefused
@@ -95,11 +95,16 @@ def _of_texts(run: Run) -> TrainingPlan:
             parameters["student"] = generative.parameters_of(generative.find(request.student.model))
             made_of = (f"student: {request.student.model}, as it was asked for",)
         route = route_of(request, teacher if has_teacher else None, beside, parameters)
-        examples = generative.examples_of(tokenizer, task, train, request.data.max_tokens)
+        named = request.student.model
+        read_by = tokenizer if named is None else tokenizer_of(generative.find(named).folder)
+        examples = generative.examples_of(read_by, task, train, request.data.max_tokens)
+        # Several teachers are tuned and asked one after the other; only [teacher] reads along.
+        largest = max([parameters.get("teacher", 0), *map(generative.parameters_of, beside)])
         needed = needs(request, parameters)
+        along = route.name == "onpolicy" or idle.matches(request)
+        together = max(sum(needed.values()) if along else max(needed.values()), 4 * largest)
         if request.teacher.epochs and has_teacher:
-            needed["teacher"] *= 4
-        together = sum(needed.values()) if route.name == "onpolicy" else max(needed.values())
+            together = max(together, 16 * largest)
         settings = request.distill
         steps = ByTokens([len(example.ids) for example in examples], settings.batch_tokens, epochs=settings.epochs)
         asked = 0

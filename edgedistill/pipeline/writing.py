@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgedistill.distill.generative import Writer
     from edgedistill.distill.router import Route
     from edgedistill.distill.trainer import Curve
+    from edgedistill.tasks.task import Task
 
 
 TEXTS = ("rouge_score", "sacrebleu")
@@ -79,6 +80,8 @@ def write(run: Run) -> Written:
     tuned = None
     with run.stage("teacher") as stage:
         teacher, beside = writers(request)
+        if request.teacher.epochs and has_teacher:
+            _check_route(request, task, teacher, beside, train)
         if has_teacher:
             tuned = generative.tune(teacher, task, train, rows.sha256, request, store=store, progress=stage.progress)
         more = [
@@ -215,6 +218,24 @@ def needs(request: Request, parameters: Mapping[str, int]) -> dict[str, int]:
 
     of_student = (16 if request.student.lora_rank is None else 5) * parameters["student"] // sharded.processes()
     return {"teacher": 4 * parameters.get("teacher", 0), "student": of_student}
+
+
+def _check_route(
+    request: Request, task: Task, teacher: Writer, beside: Sequence[Writer], train: Sequence[Mapping[str, Any]]
+) -> None:
+    """Refuses a student that cannot be had before its teacher is fine-tuned for it. Raises as `route_of`."""
+    from edgedistill.distill import generative
+    from edgedistill.distill.piece import sizes_for
+    from edgedistill.teachers.causal import tokenizer_of
+
+    full = generative.sizes_of(teacher)
+    if request.student.model is None:
+        sizes, _ = sizes_for(full, request)
+        kept = generative.trimmed_for(tokenizer_of(teacher.folder), task, train, request).kept
+        student = replace(sizes, vocabulary=len(kept)).parameters
+    else:
+        student = generative.parameters_of(generative.find(request.student.model))
+    route_of(request, teacher, beside, {"teacher": full.parameters, "student": student})
 
 
 def route_of(

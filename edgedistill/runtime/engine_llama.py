@@ -1,6 +1,7 @@
 """A decoder in a GGUF file on llama.cpp: a conversation in, the answer out piece by piece, as it is written."""
 
 import codecs
+import ctypes
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,12 +87,21 @@ class Chat:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         first = self._leading_space
         for token in self.tokens(self.prompt(messages), max_tokens=max_tokens):
-            written = self._engine.detokenize([token])
+            written = self._bytes(token)
             written, first = written.removeprefix(b" ") if first else written, False
             if piece := decoder.decode(written):
                 yield piece
         if rest := decoder.decode(b"", final=True):
             yield rest
+
+    def _bytes(self, token: int) -> bytes:
+        """What a token writes. The package's own function drops pieces of more than 32 bytes."""
+        buffer = ctypes.create_string_buffer(32)
+        size = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, len(buffer), 0, False)
+        if size < 0:  # how many it needs
+            buffer = ctypes.create_string_buffer(-size)
+            size = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, len(buffer), 0, False)
+        return buffer.raw[:size]
 
     def _name(self, token: int) -> str:
         """How a template writes a token; -1 is none."""

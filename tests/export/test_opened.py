@@ -34,6 +34,13 @@ def test_data_beside_the_file_is_read_and_counts(model: Path) -> None:
         open_checked(model, max_bytes=model.stat().st_size + 10)
 
 
+def test_nothing_beside_the_file_is_imported(model: Path) -> None:
+    for name in ("json", "numpy", "onnx"):
+        model.with_name(f"{name}.py").write_text("raise SystemExit(open('run', 'w').write('it ran'))")
+    assert open_checked(model, labels=5).findings == ()
+    assert not model.with_name("run").exists()
+
+
 def test_data_elsewhere_is_refused(model: Path) -> None:
     loaded = onnx.load(model)
     tensor = loaded.graph.initializer[0]

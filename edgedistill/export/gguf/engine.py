@@ -21,6 +21,8 @@ from edgedistill.links import local
 REPLY = "reply.json"
 SPARE_BYTES = 6 << 30
 """Address space beyond the file's own size: the program, its libraries, the context and its threads."""
+MOST_CHARACTERS = 100_000
+"""Of what a template makes of one question: a hostile one would fill the parent's memory."""
 
 
 @contextmanager
@@ -196,8 +198,8 @@ def _render(_: Path, *, template: str, messages: Sequence[Mapping[str, str]]) ->
     try:
         text = environment.from_string(template).render(messages=messages, add_generation_prompt=True, **_ENDS)
     except Exception as error:  # a template can fail in any way
-        return {"error": f"{type(error).__name__}: {error}"}
-    return {"text": text}
+        return {"error": f"{type(error).__name__}: {error}"[:MOST_CHARACTERS]}
+    return {"text": text[:MOST_CHARACTERS]}
 
 
 _ENDS = {"bos_token": "<s>", "eos_token": "</s>"}

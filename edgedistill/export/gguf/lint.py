@@ -218,7 +218,7 @@ def _vocabulary(found: Header) -> Iterator[Finding]:
         double = Counter(tokens).most_common(1)[0][0]
         yield Finding(severity="error", where=key, what=f"has {double!r} twice", cost="the file does not load")
     pre = found.metadata.get("tokenizer.ggml.pre")
-    if found.metadata.get("tokenizer.ggml.model") == "gpt2" and pre not in PRE_TOKENIZERS:
+    if found.metadata.get("tokenizer.ggml.model") == "gpt2" and str(pre) not in PRE_TOKENIZERS:
         cost = "the file does not load" if pre else "texts are cut by a default rule, and answers get worse"
         what = f"is {pre!r}, which llama.cpp does not know" if pre else "is missing"
         yield Finding(severity="error", where="tokenizer.ggml.pre", what=what, cost=cost)
@@ -266,7 +266,8 @@ def _places(found: Header) -> Iterator[Finding]:
 def _limits(found: Header) -> Iterator[Finding]:
     """Where llama.cpp's graph of a family computes something else than the model."""
     window, context = found.of_family("attention.sliding_window"), found.of_family("context_length")
-    if found.architecture == "phi3" and window and context and window < context:
+    numbers = isinstance(window, int) and isinstance(context, int)
+    if found.architecture == "phi3" and numbers and 0 < window < context:
         yield Finding(
             severity="error",
             where="phi3.attention.sliding_window",

@@ -36,7 +36,7 @@ def bpe(spec: dict[str, Any]) -> Kind:
         left, right = merge.split(" ") if isinstance(merge, str) else merge
         ranks.setdefault(left + right, rank)
     ids: dict[str, int] = model["vocab"]
-    scores = {number: -float(ranks.get(piece, len(ranks))) for piece, number in ids.items()}
+    scores = {number: -float(ranks.get(piece, len(model["merges"]))) for piece, number in ids.items()}
     unknown = model["unk_token"]
 
     def rest(writer: GGUFWriter) -> None:

@@ -101,11 +101,11 @@ def read(checkpoint: Path, rows: int) -> Vocabulary:
     path = checkpoint / "tokenizer.json"
     if not path.is_file():
         raise StageError(f"{checkpoint} has no tokenizer.json", hint="save its tokenizer with transformers")
-    spec = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_file(str(path))
+    spec = json.loads(tokenizer.to_str())  # with the defaults of keys that older files lack
     if spec["model"]["type"] not in KINDS:
         raise refused(f"a {spec['model']['type']} model")
     kind = KINDS[spec["model"]["type"]](spec)
-    tokenizer = Tokenizer.from_str(json.dumps(spec))
     ids = tokenizer.get_vocab(with_added_tokens=True)
     if max(ids.values()) >= rows:
         piece, number = max(ids.items(), key=lambda item: item[1])
