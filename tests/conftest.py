@@ -23,6 +23,11 @@ FILLER = ["the", "please", "now", "a", "in", "kitchen", "hall", "my", "turn", "m
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes minutes comes first, so that two processes end at about the same time."""
+    items.sort(key=lambda item: item.path.name != "test_build_kills.py")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """So that results do not depend on the machine, and tests side by side do not wait for each other."""
