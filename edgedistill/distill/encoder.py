@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from edgedistill import weighing
-from edgedistill.config import Distill, Request
+from edgedistill.config import Distill, Request, weighing
 from edgedistill.data.splits import Row
 from edgedistill.distill import logits, teach
 from edgedistill.distill.batches import collate, encode, separator_of

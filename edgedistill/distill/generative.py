@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from edgedistill import idle
-from edgedistill.config import Request
+from edgedistill.config import Request, idle
 from edgedistill.data.splits import group_of
 from edgedistill.distill import decoder, longrope, lora, signals, teach
 from edgedistill.distill.decoder_shape import DecoderShape, shape_of

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedistill import weighing
-from edgedistill.config import Request
+from edgedistill.config import Request, weighing
+from edgedistill.config.weighing import DistillTeacher
 from edgedistill.distill import router, signals
 from edgedistill.distill.examples import Example
 from edgedistill.distill.tokens import Judgement
 from edgedistill.errors import PlanRefused
 from edgedistill.store import Output
 from edgedistill.teachers.causal import tokenizer_of
-from edgedistill.weighing import DistillTeacher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

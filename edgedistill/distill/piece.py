@@ -88,7 +88,7 @@ def piece_for(
         model = decoder.load_student(teacher.folder)
         tokenizer = tokenizer_of(teacher.folder)
         full = shape_of(model)
-        student, said = sizes_for(full, request)
+        student, said = sizes_for(full, tokenizer, task, train, request)
         _check(model, full, student.hidden)
         count = len(student.layers)
         fitting = (
@@ -99,8 +99,7 @@ def piece_for(
         found = decoder.influence(model, sample[:ROWS_FOR_INFLUENCE])
         between = sorted(full.layers[1:-1], key=lambda layer: -found[layer])[: max(count - 2, 0)]
         layers = sorted({full.layers[-1], *full.layers[: count - 1][:1], *between})
-        pieces = len(trimmed_for(tokenizer, task, train, request).kept)
-        student = replace(student, layers=tuple(layers), vocabulary=pieces)
+        student = replace(student, layers=tuple(layers))
         (folder / "shapes.json").write_bytes(canonical([asdict(full), asdict(student), said]))
         if (student.hidden, student.ffn) != (full.hidden, full.ffn):
             save_file(asdict(decoder.importance_of(model, in_order(sample, 0))), folder / "importance.safetensors")
@@ -116,11 +115,17 @@ def piece_for(
     return Piece(of=full, shape=student, widths=tuple(widths), importance=importance), output
 
 
-def sizes_for(full: DecoderShape, request: Request) -> tuple[DecoderShape, list[str]]:
-    """How many layers a student has, the first ones here, and how wide they are, before the teacher is asked which.
+def sizes_for(
+    full: DecoderShape, tokenizer: Any, task: Task, train: Sequence[Row], request: Request
+) -> tuple[DecoderShape, list[str]]:
+    """How many layers a student has, how wide they are and how many pieces it knows.
+
+    Args:
+        full: the sizes of the teacher, with its tokenizer.
 
     Returns:
-        The sizes, still with all pieces, and a sentence on each width that is not the teacher's.
+        The sizes, with the first layers, since the teacher is not asked which; and a sentence on each width that is
+        not the teacher's.
 
     Raises:
         InputError: the student would be wider than its teacher.
@@ -130,7 +135,8 @@ def sizes_for(full: DecoderShape, request: Request) -> tuple[DecoderShape, list[
     ffn, of_ffn = _width("ffn", wanted.ffn, full.ffn)
     count = min(wanted.layers or -(-len(full.layers) // 2), len(full.layers))
     said = [reason for reason in (of_hidden, of_ffn) if reason is not None]
-    return replace(full, layers=full.layers[:count], hidden=hidden, ffn=ffn), said
+    pieces = len(trimmed_for(tokenizer, task, train, request).kept)
+    return replace(full, layers=full.layers[:count], hidden=hidden, ffn=ffn, vocabulary=pieces), said
 
 
 def _width(key: str, wanted: int | None, limit: int) -> tuple[int, str | None]:

@@ -13,8 +13,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from edgedistill import weighing
-from edgedistill.config import Request
+from edgedistill.config import Request, weighing
 from edgedistill.data.splits import Row
 from edgedistill.distill import logits
 from edgedistill.distill.batches import encode, in_order, separator_of

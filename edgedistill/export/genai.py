@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import io
 import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from edgedistill.errors import IntegrityError, MissingExtra, StageError
 from edgedistill.export.chat import cut
+from edgedistill.export.silence import no_advice
 from edgedistill.runtime.turns import PIECES
 from edgedistill.store import canonical
 from edgedistill.teachers.causal import check, tokenizer_of
@@ -138,9 +138,6 @@ def _refuse_not_finite(file: Path) -> None:
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Keeps the builder, which prints every step, from writing between our own lines."""
-    logging.disable(logging.WARNING)
-    try:
-        with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
+    lost = io.StringIO()
+    with no_advice(), quiet(), contextlib.redirect_stdout(lost), contextlib.redirect_stderr(lost):
+        yield

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from edgedistill.errors import StageError
 from edgedistill.export.calibrate import ranges
+from edgedistill.export.silence import no_advice
 from edgedistill.types import Recipe
 
 Feed = dict[str, Any]
@@ -48,7 +47,7 @@ def quantize(
     """
     if recipe.bits not in _SCHEMES.get(recipe.scheme, ()):
         raise StageError(f"recipe {recipe.name} asks for {recipe.bits} bits {recipe.scheme}", hint="use another recipe")
-    with _silence():
+    with no_advice():  # on a pre-processing that the fused graph does not need
         if recipe.scheme == "none":
             _store(fused, path, recipe.bits)
         elif recipe.scheme == "dynamic":
@@ -157,14 +156,3 @@ def _weight_only(fused: Path, path: Path, recipe: Recipe, exclude: Collection[st
     )
     quantizer.process()
     quantizer.model.save_model_to_file(str(path))
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """No advice from the quantizers about a pre-processing that the fused graph does not need."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedistill import idle, tasks
+from edgedistill import tasks
+from edgedistill.config import idle
 from edgedistill.data import prompts
 from edgedistill.data.splits import group_of
 from edgedistill.errors import PlanRefused
@@ -85,17 +85,15 @@ def _of_texts(run: Run) -> TrainingPlan:
         full = generative.sizes_of(teacher)
         parameters = {"teacher": full.parameters} if has_teacher else {}
         made_of: tuple[str, ...]
-        if request.student.model is None:
-            sizes, widths = sizes_for(full, request)
-            pieces = len(generative.trimmed_for(tokenizer, task, train, request).kept)
-            sizes = replace(sizes, vocabulary=pieces)
+        named = request.student.model
+        if named is None:
+            sizes, widths = sizes_for(full, tokenizer, task, train, request)
             parameters["student"] = sizes.parameters
             made_of = (_piece(full, sizes), *widths, BY_INFLUENCE)
         else:
-            parameters["student"] = generative.parameters_of(generative.find(request.student.model))
-            made_of = (f"student: {request.student.model}, as it was asked for",)
+            parameters["student"] = generative.parameters_of(generative.find(named))
+            made_of = (f"student: {named}, as it was asked for",)
         route = route_of(request, teacher if has_teacher else None, beside, parameters)
-        named = request.student.model
         read_by = tokenizer if named is None else tokenizer_of(generative.find(named).folder)
         examples = generative.examples_of(read_by, task, train, request.data.max_tokens)
         # Several teachers are tuned and asked one after the other; only [teacher] reads along.

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgedistill import catalog, weighing
+from edgedistill import catalog
 from edgedistill import plan as planning
-from edgedistill.config import Data, Request
+from edgedistill.config import Data, Request, weighing
 from edgedistill.data import rows as data
 from edgedistill.errors import InputError
 from edgedistill.labeling import stage as labelling

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedistill import idle, tasks, weighing
-from edgedistill.config import DEMO_TEACHER, Request
+from edgedistill import tasks
+from edgedistill.config import DEMO_TEACHER, Request, idle, weighing
 from edgedistill.data import prompts
 from edgedistill.data.splits import group_of
 from edgedistill.errors import InputError, MissingExtra
@@ -230,9 +230,8 @@ def _check_route(
 
     full = generative.sizes_of(teacher)
     if request.student.model is None:
-        sizes, _ = sizes_for(full, request)
-        kept = generative.trimmed_for(tokenizer_of(teacher.folder), task, train, request).kept
-        student = replace(sizes, vocabulary=len(kept)).parameters
+        sizes, _ = sizes_for(full, tokenizer_of(teacher.folder), task, train, request)
+        student = sizes.parameters
     else:
         student = generative.parameters_of(generative.find(request.student.model))
     route_of(request, teacher, beside, {"teacher": full.parameters, "student": student})

@@ -26,7 +26,6 @@ THEME = ((INK, "ink"), (SOFT, "soft"), (GRID, "line"), *((color, name) for name,
 _FONT = "system-ui, sans-serif"
 _POINTS = 160
 _BINS = 68
-_LINE = 14
 
 Point = Mapping[str, float]
 

@@ -57,9 +57,7 @@ class Chat:
         Raises:
             ValueError: the prompt leaves no room for an answer.
         """
-        room = self.context - len(prompt)
-        if room < 1 or not prompt:
-            raise ValueError(f"a prompt of {len(prompt)} tokens, where 1 to {self.context - 1} are taken")
+        room = turns.room(len(prompt), self.context)
         most = min(max_tokens, room)
         search = onnxruntime_genai.GeneratorParams(self._engine)
         # The engine sets the memory for so many tokens aside at once.

@@ -69,9 +69,7 @@ class Chat:
         Raises:
             ValueError: the prompt leaves no room for an answer.
         """
-        room = self.context - len(prompt)
-        if room < 1 or not prompt:
-            raise ValueError(f"a prompt of {len(prompt)} tokens, where 1 to {self.context - 1} are taken")
+        room = turns.room(len(prompt), self.context)
         written = self._engine.generate(list(prompt), temp=0.0)
         for _, token in zip(range(min(max_tokens, room)), written, strict=False):
             if llama_cpp.llama_vocab_is_eog(self._vocabulary, token):

@@ -54,3 +54,14 @@ def text(pieces: Mapping[str, Any], messages: Sequence[Mapping[str, str]]) -> st
         written += content.strip() if role in pieces["trimmed"] else content
         before = role
     return written
+
+
+def room(tokens: int, context: int) -> int:
+    """How many tokens an answer to a prompt may have.
+
+    Raises:
+        ValueError: the prompt is empty or leaves no room.
+    """
+    if not 0 < tokens < context:
+        raise ValueError(f"a prompt of {tokens} tokens, where 1 to {context - 1} are taken")
+    return context - tokens

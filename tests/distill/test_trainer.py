@@ -17,7 +17,7 @@ from edgedistill.distill.classes import Classes, Examples, Teaching
 from edgedistill.distill.logits import Signal
 from edgedistill.distill.trainer import Schedule, fit
 from edgedistill.errors import StageError
-from edgedistill.types import Progress
+from tests.distill.lessons import Killed, killed_at, same
 
 Make = Callable[[], PreTrainedModel]
 Curve = tuple[Mapping[str, float], ...]
@@ -32,22 +32,6 @@ def schedule(**changes: Any) -> Schedule:
 def lesson(examples: Examples, signal: Signal, **changes: Any) -> Classes:
     settings: dict[str, Any] = {"layers": (0, 1, 2), "temperature": (2.0, 2.0), "kd_weight": 0.9, "hidden_weight": 1.0}
     return Classes(examples, Teaching(signal=signal, **(settings | changes)))
-
-
-def same(first: State, second: State) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-class Killed(Exception):
-    """Stands for a power cut."""
-
-
-def killed_at(step: int) -> Progress:
-    def progress(done: int, total: int, note: str = "") -> None:
-        if done == step:
-            raise Killed
-
-    return progress
 
 
 def test_the_toy_task_is_learned_from_its_labels(classifier: Make, toy: Examples, tmp_path: Path) -> None:

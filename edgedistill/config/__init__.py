@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgedistill import catalog, idle
+from edgedistill import catalog
+from edgedistill.config import idle
+from edgedistill.config.weighing import Combine, DistillTeacher, Weight, problem
 from edgedistill.errors import InputError
-from edgedistill.weighing import Combine, DistillTeacher, Weight, problem
 
 FILE = "edgedistill.toml"
 TEMPLATE = Path(__file__).with_name("template.toml")
@@ -224,8 +225,8 @@ class Judge(LabelTeacher):
     def _it_writes_and_answers_at_once(self) -> Judge:
         if self.kind == "encoder":
             raise ValueError("judge.kind must be one that writes")
-        idle = {"batch": self.batch, "serves": bool(self.serves), "weight": self.weight != 1}
-        if found := next((key for key, there in idle.items() if there), None):
+        said = {"batch": self.batch, "serves": bool(self.serves), "weight": self.weight != 1}
+        if found := next((key for key, there in said.items() if there), None):
             raise ValueError(f"judge.{found} has no effect")
         return self
 
