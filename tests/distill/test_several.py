@@ -52,7 +52,7 @@ def launch(
 ) -> bool:
     """Whether the training went to its end."""
     script = [several.__file__, lesson, str(teacher), str(rows), str(folder / "work"), str(folder / RESULT), str(parts)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(several.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(several.__file__).parents[2])}
     command = [sys.executable, *arguments, *script, *map(str, killed_at)]
     return subprocess.run(command, check=not killed_at, env=environment, timeout=300).returncode == 0
 
