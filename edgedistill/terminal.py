@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgedistill.checkup import Finding
     from edgedistill.evaluate.judge import Judged
     from edgedistill.labeling.estimate import Forecast
+    from edgedistill.pipeline import Made
 
 BAR = 24
 REDRAW_S = 0.2
@@ -197,6 +198,33 @@ def _build_plan(made: Plan) -> list[RenderableType]:
         *(Text(line) for line in made.explanation),
         numbers,
     ]
+
+
+def export_tables(made: Made) -> list[RenderableType]:
+    """The files that were made of a checkpoint, what came of the chosen one, and whether it fits the board."""
+    speed = {"classifier": "ms a text", "decoder": "tokens a second"}[made.kind]
+    timed = any(one.speed is not None for one in made.candidates)
+    columns = ("recipe", "file", made.metric, *((speed,) if timed else ()), "holds", "why")
+    table = _table(f"{made.bundle.name}: {made.metric} on {made.judged_on}", *columns)
+    for one in made.candidates:
+        cells: list[RenderableType] = [
+            Text(one.recipe, "bold" if one.best or one.recipe == made.recipe else ""),
+            "" if one.size_bytes is None else _value(one.size_bytes, "bytes"),
+            "" if one.quality is None else f"{one.quality:.2%}",
+        ]
+        if timed:
+            cells.append("" if one.speed is None else f"{one.speed:.3g}")
+        holds = Text("yes", "green") if one.passed else Text("no", "red")
+        table.add_row(*cells, Text("best", "bold green") if one.best else holds, one.reason)
+    fit = made.fit
+    said = [f"The checkpoint has {made.reference:.2%}. {made.recipe} is chosen: the first that holds."]
+    if timed:
+        said.append("best: no other file that holds is as small, as good and as fast; timed here, with one thread.")
+    here = "" if fit.measured is None else f", {_value(fit.measured, 'bytes')} measured here"
+    parts = ", ".join(f"{name} {_value(value, 'bytes')}" for name, value in fit.parts.items())
+    said.append(f"Memory: {_value(fit.memory, 'bytes')} predicted ({parts}){here}.")
+    said += [f"{found['where']}: {found['cost']}" for found in made.lint if found["severity"] in ("warning", "cost")]
+    return [table, *map(Text, said)]
 
 
 def targets_table(devices: Iterable[Device]) -> Table:

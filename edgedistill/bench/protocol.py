@@ -197,11 +197,26 @@ def bundle_contestant(folder: Path, texts: Sequence[str], workload: Workload, th
     )
 
 
+def run_bundle(folder: Path, texts: Sequence[Any], what: str, *, threads: int = 1) -> Samples:
+    """Raw samples of a bundle in a fresh process with its own runtime.
+
+    Args:
+        texts: what it answers: texts, pairs, or conversations.
+        what: "timing", "memory" or "writing".
+
+    Raises:
+        EngineCrashed: the process died.
+    """
+    workload = catalog.workload("classification")
+    program = [sys.executable, "-m", "runtime"]
+    return _child("the bundle", program, ["measure"], texts, workload, threads, cwd=folder)(what)
+
+
 def _child(
     name: str,
     program: Sequence[object],
     command: Sequence[str],
-    texts: Sequence[str],
+    texts: Sequence[Any],
     workload: Workload,
     threads: int,
     *,

@@ -2,8 +2,10 @@
 
 <name>-<target>/
   manifest.json      what is in here, with hashes, the pinned engine and the numbers
-  model/model.onnx   tokenizer.json   requirements.txt   README.md (the model card)
-  runtime/           python -m runtime predict "text"
+  model/             model.onnx, or a decoder's model.gguf
+  tokenizer.json     where it is not in the model file
+  requirements.txt   README.md (the model card)
+  runtime/           python -m runtime predict "text", or chat
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from edgedistill.config import Request
 from edgedistill.store import ENTRY, Output, Store, hashes
 from edgedistill.types import Exported, Kind, Measurement, Plan, Report, Rows, Student
 
-REQUIRED = ("onnxruntime", "numpy", "tokenizers")
+REQUIRED = {"onnxruntime": ("onnxruntime", "numpy", "tokenizers"), "llama-cpp-python": ("llama-cpp-python",)}
+"""Packages that the runtime needs on the device, by engine."""
 RUNTIME = Path(runtime.__file__).parent
 CARD = "README.md"
 
@@ -43,7 +46,7 @@ def draft(
         "max_tokens": request.data.max_tokens,
         "threads": threads,
         "runtime": hashes(RUNTIME),
-        "requirements": _versions(),
+        "requirements": _versions("onnxruntime"),
     }
 
     def produce(folder: Path, _: Path) -> None:
@@ -55,37 +58,53 @@ def draft(
 def _fill(
     folder: Path, request: Request, plan: Plan, student: Student, exported: Exported, rows: Rows, threads: int
 ) -> None:
+    config = json.loads((student.path / "config.json").read_text(encoding="utf-8"))
+    model = {
+        "recipe": exported.recipe,
+        "parameters": student.shape.parameters,
+        "labels": list(rows.labels),
+        "max_tokens": request.data.max_tokens,
+        "pad_id": config["pad_token_id"] or 0,
+    }
+    said = {"name": request.name, "target": plan.device.name, "task": "classification", "model": model}
+    pack(folder, exported.path, said, engine="onnxruntime", threads=threads, tokenizer=student.path / "tokenizer.json")
+
+
+def pack(
+    folder: Path, model: Path, content: Mapping[str, Any], *, engine: str, threads: int, tokenizer: Path | None = None
+) -> None:
+    """Puts everything that runs into a folder, and seals it.
+
+    Args:
+        folder: empty, but for a README.md or other files that belong to the bundle.
+        model: the exported file.
+        content: what the manifest says of it: name, target, task and model.
+        engine: a key of `REQUIRED`.
+        tokenizer: tokenizer.json; None where the model file holds it.
+    """
+    file = f"model/{model.name}"
     (folder / "model").mkdir()
-    shutil.copyfile(exported.path, folder / "model" / "model.onnx")
-    shutil.copyfile(student.path / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copyfile(model, folder / file)
+    if tokenizer is not None:
+        shutil.copyfile(tokenizer, folder / "tokenizer.json")
     shutil.copytree(RUNTIME, folder / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
     # A file where Python wants a folder: it then writes no bytecode here, and running the bundle leaves it verifiable.
     (folder / "runtime" / "__pycache__").touch()
-    versions = _versions()
-    config = json.loads((student.path / "config.json").read_text(encoding="utf-8"))
+    versions = _versions(engine)
     (folder / "requirements.txt").write_text("".join(f"{key}=={value}\n" for key, value in versions.items()))
-    content = {
-        "name": request.name,
-        "target": plan.device.name,
-        "task": "classification",
+    told = {
+        **content,
         "edgedistill": __version__,
-        "engine": {"name": "onnxruntime", "version": versions["onnxruntime"], "threads": threads},
-        "model": {
-            "file": "model/model.onnx",
-            "recipe": exported.recipe,
-            "parameters": student.shape.parameters,
-            "labels": list(rows.labels),
-            "max_tokens": request.data.max_tokens,
-            "pad_id": config["pad_token_id"] or 0,
-        },
+        "engine": {"name": engine, "version": versions[engine], "threads": threads},
+        "model": {"file": file, **content["model"]},
         "numbers": [],
     }
-    manifest.seal(folder, content)
+    manifest.seal(folder, told)
 
 
-def _versions() -> dict[str, str]:
+def _versions(engine: str) -> dict[str, str]:
     """What the runtime needs on the device, pinned to what is installed and measured here."""
-    return {package: importlib.metadata.version(package) for package in REQUIRED}
+    return {package: importlib.metadata.version(package) for package in REQUIRED[engine]}
 
 
 def finish(made: Path, folder: Path, report: Report) -> None:

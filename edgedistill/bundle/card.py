@@ -77,6 +77,61 @@ def card(report: Report, manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def export_card(name: str, board: str, record: Mapping[str, Any]) -> str:
+    """The card of a bundle that `edgedistill export` made of a checkpoint from elsewhere.
+
+    Args:
+        board: for people.
+        record: what the export came to, as in `export.json`.
+    """
+    run = 'predict "your text"' if record["kind"] == "classifier" else 'chat "your question"'
+    steps = [
+        f"| {step['recipe']} | {_megabytes(step['size_bytes'])} | {_share(step['quality'])} | "
+        f"{'yes' if step['passed'] else 'no'} | {step['reason']} |"
+        for step in record["candidates"]
+    ]
+    fit = record["fit"]
+    measured = (
+        "" if fit["measured"] is None else f", measured on the machine that made it: {_megabytes(fit['measured'])}"
+    )
+    lines = [
+        f"# {name} for {board}",
+        "",
+        f"A {record['kind']}, exported with recipe {record['recipe']}.",
+        "",
+        "## Run it",
+        "",
+        "```",
+        "pip install -r requirements.txt",
+        f"python -m runtime {run}",
+        "```",
+        "",
+        "## Whether it answers like its checkpoint",
+        "",
+        f"Judged by {record['metric']} on {record['judged_on']}; the checkpoint has {_share(record['reference'])}.",
+        "",
+        f"| recipe | file | {record['metric']} | holds | why |",
+        "| --- | --- | --- | --- | --- |",
+        *steps,
+        "",
+        "Of the chosen file against the checkpoint: "
+        + ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in record["parity"].items())
+        + ".",
+        "",
+        f"Memory predicted for the board: {_megabytes(fit['memory'])}{measured}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _megabytes(value: float | None) -> str:
+    return "" if value is None else f"{value / 1e6:.1f} MB"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
 def _labelling(ledger: Mapping[str, Any] | None) -> list[str]:
     """Who labelled the rows and what it cost, when a teacher did."""
     if ledger is None:

@@ -8,7 +8,6 @@ decoder ─► answers ┤
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +114,7 @@ def evaluate(
             f"{checkpoints[encoders[0]]} is a classifier, and {task.name} has no labels", hint="give a decoder"
         )
     labels = style.labels if style is not None and style.labels else ()
-    labels = labels or (_labels(checkpoints[encoders[0]]) if encoders else ())
+    labels = labels or (local.labels_of(checkpoints[encoders[0]]) if encoders else ())
     if task.has_labels and not labels:
         labels = tuple(sorted({found[0] for found in references}))
     if unknown := {found[0] for found in references} - {*labels} if task.has_labels else set():
@@ -159,13 +158,6 @@ def evaluate(
         scored_rows=compared,
         left_out=tuple(f"row {row}: {reason}" for row, reason in enumerate(reasons) if reason is not None),
     )
-
-
-def _labels(folder: Path) -> tuple[str, ...]:
-    """The labels that a classifier's head stands for, in its order."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = {int(number): str(label) for number, label in config.get("id2label", {}).items()}
-    return tuple(found[number] for number in sorted(found))
 
 
 def _logits(

@@ -28,6 +28,8 @@ from edgedistill.store import Output, Store, canonical, digest
 from edgedistill.types import Exported, Progress, Recipe, Student, silent
 
 MODEL = "model.onnx"
+RECORD = 2
+"""What a step of the ladder says has changed so often: an older one is not taken for today's."""
 
 
 def export(
@@ -60,6 +62,7 @@ def export(
         IntegrityError: the student has weights that are not finite, or the file has a fault that must not ship.
     """
     inputs = {
+        "record": RECORD,
         "student": student.sha256,
         "recipes": [asdict(recipe) for recipe in recipes],
         "tolerance": tolerance,
@@ -151,20 +154,33 @@ class _Climb:
 
 
 def judge(
-    recipe: Recipe, parity: dict[str, float], file: float, student: float, tolerance: float | None
+    recipe: Recipe,
+    parity: dict[str, float],
+    file: float,
+    student: float,
+    tolerance: float | None,
+    *,
+    metric: str = "accuracy",
 ) -> dict[str, Any]:
-    """One step of the ladder: does this recipe's file hold, and why."""
+    """One step of the ladder: does this recipe's file hold, and why.
+
+    Args:
+        file: how good the file is, by the metric.
+        student: how good what it was made from is.
+    """
     allowed = recipe.tolerance if tolerance is None else tolerance
     drop = student - file
     same = verdict(parity, exact=recipe.bits == 32)
-    reason = f"accuracy {file:.4f} against the student's {student:.4f}; {allowed:.4f} may be lost"
+    reason = f"{metric} {file:.4f}, before {student:.4f}; {allowed:.4f} may be lost"
     passed = drop <= allowed
     # A file that loses too much fails for that; one that is another model fails however accurate it is.
     if not same["passed"] and (passed or recipe.bits == 32):
         passed, reason = False, same["reason"]
     return {
         "recipe": recipe.name,
-        "metric": "accuracy",
+        "metric": metric,
+        "value": file,
+        "reference": student,
         "drop": drop,
         "passed": passed,
         "reason": reason,

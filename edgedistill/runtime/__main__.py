@@ -5,6 +5,7 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ HERE = Path(__file__).resolve().parent.parent
 """The bundle: the folder that holds `runtime/`."""
 WRITERS = {"llama-cpp-python": "engine_llama", "onnxruntime-genai": "engine_genai"}
 """What answers in text, by the engine that the manifest names."""
+MEASURED_TOKENS = 32
+"""Of each answer that is measured."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, default=HERE, help="the folder with manifest.json")
     parser.add_argument("--threads", type=int, help="of the engine (default: as the manifest says)")
     commands = parser.add_subparsers(dest="command", required=True)
-    predict = commands.add_parser("predict", help="label texts: arguments, or lines from standard input")
+    predict = commands.add_parser(
+        "predict", help="label texts, or pairs with a tab between: arguments, or lines from standard input"
+    )
     predict.add_argument("texts", nargs="*")
     predict.add_argument("--json", action="store_true", help="one JSON object a line, with the probability")
     chat = commands.add_parser("chat", help="answer a question, or a conversation: lines from standard input")
@@ -28,9 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chat.add_argument("--system", help="what the model is told before the conversation")
     chat.add_argument("--max-tokens", type=int, default=256, help="of each answer (default: 256)")
     measure = commands.add_parser("measure", help="print raw samples as JSON")
-    measure.add_argument("--texts", type=Path, required=True, help="a JSON list of strings")
+    measure.add_argument(
+        "--texts", type=Path, required=True, help="a JSON list of strings, of pairs, or of conversations"
+    )
     measure.add_argument("--batch-rows", type=int, default=32)
-    measure.add_argument("--what", choices=["timing", "memory", "answers"], default="timing")
+    measure.add_argument("--what", choices=["timing", "memory", "answers", "writing"], default="timing")
     commands.add_parser("info", help="print what the bundle is")
     options = parser.parse_args(arguments)
     try:
@@ -54,18 +61,14 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "chat":
         _chat(options)
         return 0
-    engine = importlib.import_module(f"{__package__}.engine_onnx")
-
-    def load() -> Any:
-        return engine.Classifier(options.bundle, threads=options.threads)
-
     if options.command == "measure":
-        print(json.dumps(_measure(options, load)))
+        print(json.dumps(_measure(options)))
         return 0
+    engine = importlib.import_module(f"{__package__}.engine_onnx")
     texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
-    classifier = load()
+    classifier = engine.Classifier(options.bundle, threads=options.threads)
     for text in texts:
-        scores = engine.probabilities(classifier([text]))[0]
+        scores = engine.probabilities(classifier([_pair(text) if classifier.pairs else text]))[0]
         best = int(scores.argmax())
         if options.json:
             answer = {"text": text, "label": classifier.labels[best], "probability": round(float(scores[best]), 4)}
@@ -75,12 +78,28 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _chat(options: argparse.Namespace) -> None:
+def _pair(text: str) -> tuple[str, str]:
+    first, tab, second = text.partition("\t")
+    if not tab:
+        raise ValueError(f"it labels pairs; write a tab between the two texts, not {text!r}")
+    return first, second
+
+
+def _engine(options: argparse.Namespace) -> str:
     manifest = json.loads((options.bundle / "manifest.json").read_text(encoding="utf-8"))
-    name = manifest["engine"]["name"]
+    return str(manifest["engine"]["name"])
+
+
+def _writer(options: argparse.Namespace) -> Any:
+    """What answers in text."""
+    name = _engine(options)
     if name not in WRITERS:
         raise ValueError(f"its engine {name} writes no text; use predict")
-    chat = importlib.import_module(f"{__package__}.{WRITERS[name]}").Chat(options.bundle, threads=options.threads)
+    return importlib.import_module(f"{__package__}.{WRITERS[name]}").Chat(options.bundle, threads=options.threads)
+
+
+def _chat(options: argparse.Namespace) -> None:
+    chat = _writer(options)
     said = [] if options.system is None else [{"role": "system", "content": options.system}]
     for line in [options.text] if options.text is not None else sys.stdin:
         said.append({"role": "user", "content": line.rstrip("\n")})
@@ -92,12 +111,38 @@ def _chat(options: argparse.Namespace) -> None:
         said.append({"role": "assistant", "content": answer})
 
 
-def _measure(options: argparse.Namespace, load: Any) -> dict[str, Any]:
+def _load_writer(options: argparse.Namespace) -> Any:
+    """What gives the tokens of the answers to some conversations, one by one."""
+    chat = _writer(options)
+    return lambda conversations: (
+        token for turns in conversations for token in chat.tokens(chat.prompt(turns), max_tokens=MEASURED_TOKENS)
+    )
+
+
+def _load_whole_writer(options: argparse.Namespace) -> Any:
+    """The same, answers as a whole."""
+    write = _load_writer(options)
+    return lambda conversations: list(write(conversations))
+
+
+def _load_classifier(options: argparse.Namespace) -> Any:
+    engine = importlib.import_module(f"{__package__}.engine_onnx")
+    return engine.Classifier(options.bundle, threads=options.threads)
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from . import measure
 
-    texts = json.loads(options.texts.read_text(encoding="utf-8"))
+    writes = _engine(options) in WRITERS
+    if not writes:
+        importlib.import_module(f"{__package__}.engine_onnx")  # it is there before the model's memory is counted
+    load = partial(_load_whole_writer if writes else _load_classifier, options)
+    found = json.loads(options.texts.read_text(encoding="utf-8"))
+    texts = found if writes else [tuple(text) if isinstance(text, list) else text for text in found]
     if options.what == "memory":
         return measure.memory(load, texts)
+    if writes:
+        return measure.writing(partial(_load_writer, options), texts)
     if options.what == "answers":
         answer = load()
         return {"logits": [answer([text])[0].tolist() for text in texts]}

@@ -27,6 +27,7 @@ class Classifier:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         model = manifest["model"]
         self.labels: list[str] = model["labels"]
+        self.pairs: bool = model.get("pairs", False)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(model["max_tokens"])
         self._tokenizer.enable_padding(pad_id=model["pad_id"])

@@ -6,17 +6,18 @@ It returns raw samples; percentiles and intervals are the host's business. Each 
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-Answer = Callable[[Sequence[str]], Any]
+Answer = Callable[[Sequence[Any]], Any]
+Write = Callable[[Sequence[Any]], Iterable[int]]
 
 WINDOW = 20
 STEADY_WITHIN = 0.05
 MAX_WINDOWS = 15
 
 
-def timing(load: Callable[[], Answer], texts: Sequence[str], *, batch_rows: int) -> dict[str, Any]:
+def timing(load: Callable[[], Answer], texts: Sequence[Any], *, batch_rows: int) -> dict[str, Any]:
     """Times loading, the first answer, single answers and batches.
 
     Args:
@@ -55,7 +56,30 @@ def timing(load: Callable[[], Answer], texts: Sequence[str], *, batch_rows: int)
     }
 
 
-def memory(load: Callable[[], Answer], texts: Sequence[str]) -> dict[str, Any]:
+def writing(load: Callable[[], Write], conversations: Sequence[Any]) -> dict[str, Any]:
+    """Times loading and the answers of a model that writes, one conversation after the other, after one of them twice.
+
+    Args:
+        load: makes the model ready and returns what gives the tokens of the answers to a list of conversations.
+
+    Returns:
+        load_ms, first_token_ms and tokens_s (of the tokens after the first), one an answer. An answer of a single
+        token has no tokens_s.
+    """
+    started = time.perf_counter_ns()
+    write = load()
+    loaded = time.perf_counter_ns()
+    first, speed = [], []
+    for conversation in [conversations[0], *conversations]:
+        times = [time.perf_counter(), *(time.perf_counter() for _ in write([conversation]))]
+        if len(times) > 1:
+            first.append((times[1] - times[0]) * 1e3)
+        if len(times) > 2:
+            speed.append((len(times) - 2) / (times[-1] - times[1]))
+    return {"load_ms": (loaded - started) / 1e6, "first_token_ms": first[1:], "tokens_s": speed[1:]}
+
+
+def memory(load: Callable[[], Answer], texts: Sequence[Any]) -> dict[str, Any]:
     """What the model adds to a process whose engine is already imported, after answering every text.
 
     Returns:
@@ -72,13 +96,13 @@ def memory(load: Callable[[], Answer], texts: Sequence[str]) -> dict[str, Any]:
     return {"engine": before, "model": {key: after[key] - before[key] for key in after}, "process": after}
 
 
-def _once(answer: Answer, texts: Sequence[str]) -> float:
+def _once(answer: Answer, texts: Sequence[Any]) -> float:
     started = time.perf_counter_ns()
     answer(texts)
     return (time.perf_counter_ns() - started) / 1e6
 
 
-def _warm_up(answer: Answer, texts: Sequence[str]) -> tuple[int, bool]:
+def _warm_up(answer: Answer, texts: Sequence[Any]) -> tuple[int, bool]:
     """Calls until the medians of two windows in a row agree; the same texts every time, so only the clock varies."""
     sample = [texts[i % len(texts)] for i in range(WINDOW)]
     before = statistics.median(_once(answer, [text]) for text in sample)

@@ -50,6 +50,23 @@ def find(model: str, labels: Sequence[str], *, copied: bool = True) -> Teacher:
     return found
 
 
+def config_of(folder: Path) -> dict[str, Any]:
+    """What a checkpoint's config.json says. Raises InputError when it says nothing."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{folder} has no readable config.json", hint="give the folder of a checkpoint") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{folder} has a config.json that is no object", hint="give the folder of a checkpoint")
+    return config
+
+
+def labels_of(folder: Path) -> tuple[str, ...]:
+    """The labels that a classifier's head stands for, in its order."""
+    found = {int(number): str(label) for number, label in config_of(folder).get("id2label", {}).items()}
+    return tuple(found[number] for number in sorted(found))
+
+
 def unsupported(config: Mapping[str, Any]) -> str | None:
     """Why a checkpoint with this config cannot be exported, or None when it can."""
     for key, value in EXPORTABLE.items():

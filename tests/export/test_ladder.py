@@ -73,7 +73,7 @@ def test_a_recipe_that_loses_too_much_gives_way_to_float32_and_the_reason_stays(
         *((INT8.name, False, kept) for kept in (0, 1, 2, 4)),
         (FP32.name, True, 0),
     ]
-    assert "against the student's 1.0000; -1.0000 may be lost" in exported.ladder[0]["reason"]
+    assert "accuracy 1.0000, before 1.0000; -1.0000 may be lost" in exported.ladder[0]["reason"]
     assert exported.ladder[-1]["size_bytes"] == exported.path.stat().st_size
     assert exported.parity["max_error"] < 1e-5
     np.testing.assert_array_equal(answers(exported.path, texts), logits)

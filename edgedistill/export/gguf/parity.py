@@ -32,9 +32,10 @@ class Parity:
     Attributes:
         prompts: how many were answered.
         same_pieces: share of the prompts that both tokenizers cut alike.
-        same_answers: share of the prompts with the same greedy tokens.
+        same_answers: share of the prompts with the same most likely tokens all along the answer.
         diverges_at: for each prompt the first token that differs, counted from 0; None where none does.
-        positions: how many distributions the rest is taken over: those along the checkpoint's own greedy tokens.
+        token_accuracy: share of the answers' tokens that the file finds most likely where they stand.
+        positions: how many distributions the rest is taken over: those along the answers.
         top1_agreement: share of the positions with the same most likely token.
         kl: checkpoint ‖ file in nats, mean over the positions; `kl_error` is the standard error of that mean, with the
             positions taken as independent.
@@ -45,6 +46,7 @@ class Parity:
     same_pieces: float
     same_answers: float
     diverges_at: tuple[int | None, ...]
+    token_accuracy: float
     positions: int
     top1_agreement: float
     kl: float
@@ -56,12 +58,12 @@ class Parity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What the checkpoint itself answers, to hold any number of files against.
+    """What the checkpoint says along some answers, to hold any number of files against.
 
     Attributes:
         prompts: the texts; `ids`: their pieces.
-        answers: the greedy tokens after each prompt.
-        logits: that each of them was chosen by. Shape of each: [tokens, vocabulary], float32.
+        answers: the tokens after each prompt: given ones, or those that it says itself.
+        logits: that each of them follows from. Shape of each: [tokens, vocabulary], float32.
     """
 
     prompts: tuple[str, ...]
@@ -69,35 +71,56 @@ class Reference:
     answers: tuple[tuple[int, ...], ...]
     logits: tuple[NDArray[np.float32], ...]
 
+    @property
+    def best(self) -> tuple[tuple[int, ...], ...]:
+        """The most likely token at each place."""
+        return tuple(tuple(map(int, scores.argmax(axis=1))) for scores in self.logits)
+
+    @property
+    def token_accuracy(self) -> float:
+        """Share of the answers' tokens that the checkpoint finds most likely; 1 for its own greedy ones."""
+        return _accuracy(self.answers, self.best)
+
 
 def reference(
-    checkpoint: Path, prompts: Sequence[str], *, new_tokens: int = NEW_TOKENS, progress: Progress = silent
+    checkpoint: Path,
+    prompts: Sequence[str],
+    answers: Sequence[str] | None = None,
+    *,
+    new_tokens: int = NEW_TOKENS,
+    progress: Progress = silent,
 ) -> Reference:
-    """Answers the prompts greedily in transformers, in float32.
+    """Asks the checkpoint in transformers, in float32.
 
     Args:
         prompts: whole texts, chat template applied.
-        new_tokens: to answer with, at most; an answer ends with the checkpoint's end of text.
+        answers: to follow each prompt along; None has the checkpoint answer greedily.
+        new_tokens: of an answer, at most; one of its own ends with the checkpoint's end of text.
 
     Raises:
-        InputError: no prompts, an empty one, or no checkpoint.
+        InputError: no prompts, an empty one, an empty answer, or no checkpoint.
     """
     ids = _ids(checkpoint, prompts)
+    given = None if answers is None else _ids(checkpoint, answers, special=False)
     model = load(checkpoint, read_config(checkpoint))
     ends = _ends(model)
-    answers, logits = [], []
-    for done, prompt in enumerate(ids, 1):
-        answer, scores = _greedy(model, prompt, new_tokens, ends)
-        answers.append(tuple(answer))
+    said, logits = [], []
+    for number, prompt in enumerate(ids):
+        if given is None:
+            answer, scores = _greedy(model, prompt, new_tokens, ends)
+        else:
+            answer = given[number][:new_tokens]
+            scores = _along(model, prompt, answer)
+        said.append(tuple(answer))
         logits.append(scores)
-        progress(done, len(ids))
+        progress(number + 1, len(ids))
     return Reference(
-        prompts=tuple(prompts), ids=tuple(tuple(one) for one in ids), answers=tuple(answers), logits=tuple(logits)
+        prompts=tuple(prompts), ids=tuple(tuple(one) for one in ids), answers=tuple(said), logits=tuple(logits)
     )
 
 
 def compare(expected: Reference, file: Path, *, threads: int = 1) -> Parity:
-    """Answers the same prompts with a file in llama.cpp.
+    """Asks a file in llama.cpp for the same.
 
     Raises:
         IntegrityError: not a sound GGUF file.
@@ -116,12 +139,13 @@ def compare(expected: Reference, file: Path, *, threads: int = 1) -> Parity:
     with engine.ask(request, bytes_read=header.read(file).file_bytes) as folder:
         said = engine.reply(folder)
         figures = _figures(expected.logits, (np.load(folder / f"logits-{number}.npy") for number in range(count)))
-    first = [_first_difference(a, b) for a, b in zip(expected.answers, said["best"], strict=True)]
+    first = [_first_difference(a, b) for a, b in zip(expected.best, said["best"], strict=True)]
     return Parity(
         prompts=count,
         same_pieces=sum(list(a) == b for a, b in zip(expected.ids, said["pieces"], strict=True)) / count,
         same_answers=first.count(None) / count,
         diverges_at=tuple(first),
+        token_accuracy=_accuracy(expected.answers, said["best"]),
         **figures,
     )
 
@@ -161,13 +185,13 @@ def compare_encoder(checkpoint: Path, file: Path, texts: Sequence[str], *, threa
     return {**compare_logits(vectors, expected), "same_pieces": same}
 
 
-def _ids(checkpoint: Path, texts: Sequence[str]) -> list[list[int]]:
+def _ids(checkpoint: Path, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=special)]
     if not ids or not all(ids):
-        raise InputError("parity needs prompts, and each of them needs a token", hint="give some of the test rows")
+        raise InputError("parity needs texts, and each of them needs a token", hint="give some of the test rows")
     return ids
 
 
@@ -190,6 +214,19 @@ def _greedy(model: Any, prompt: list[int], count: int, ends: set[int]) -> tuple[
             tokens.append(int(logits[-1].argmax()))
             step = torch.tensor([[tokens[-1]]])
     return tokens, np.stack(logits)
+
+
+def _along(model: Any, prompt: list[int], answer: list[int]) -> NDArray[np.float32]:
+    """The logits that each token of a given answer follows from: [tokens, vocabulary]."""
+    with torch.inference_mode():
+        found = model(input_ids=torch.tensor([[*prompt, *answer[:-1]]]))
+    logits: NDArray[np.float32] = found.logits[0, len(prompt) - 1 :].numpy()
+    return logits
+
+
+def _accuracy(answers: Sequence[Sequence[int]], best: Sequence[Sequence[int]]) -> float:
+    pairs = [pair for answer, said in zip(answers, best, strict=True) for pair in zip(answer, said, strict=True)]
+    return sum(a == b for a, b in pairs) / len(pairs)
 
 
 def _first_difference(reference: Sequence[int], found: Sequence[int]) -> int | None:

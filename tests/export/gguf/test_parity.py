@@ -56,7 +56,7 @@ def test_the_first_difference_is_counted_from_0(reference: list[int], found: lis
 
 def test_no_prompts_and_broken_files_are_errors(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     folder = checkpoint("smollm2")
-    with pytest.raises(InputError, match="needs prompts"):
+    with pytest.raises(InputError, match="needs texts"):
         compare(reference(folder, []), tmp_path / "x.gguf")
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(IntegrityError):

@@ -1,0 +1,166 @@
+"""A decoder in the smallest GGUF recipe that still answers like its checkpoint; each step is recorded.
+
+Every file is held against the checkpoint along answers that are given: how often the next token of the answer is the
+likeliest one. With the rows' own answers that is an accuracy as a classifier has one. A decoder that has no rows is
+asked for its own greedy answers, of which it finds each token itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edgedistill.errors import IntegrityError, MissingExtra, StageError
+from edgedistill.export.gguf import header
+from edgedistill.export.gguf.imatrix import importance
+from edgedistill.export.gguf.lint import lint
+from edgedistill.export.gguf.parity import compare, reference
+from edgedistill.export.gguf.quantize import quantize
+from edgedistill.export.gguf.writer import to_gguf
+from edgedistill.export.ladder import judge
+from edgedistill.export.silence import no_advice
+from edgedistill.store import Output, Store, canonical, digest
+from edgedistill.teachers.local import quiet
+from edgedistill.types import Exported, Progress, Recipe, silent
+
+MODEL = "model.gguf"
+PACKAGE = "llama-cpp-python"
+UNTOUCHED = "f16"
+"""The scheme that the checkpoint is written in, before any quantization."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What files are judged on.
+
+    Attributes:
+        prompts: whole texts, chat template applied.
+        answers: what follows each of them; None takes what the checkpoint says.
+        calibration: token ids of other rows, from which the importance of each weight is measured; without any the
+            recipes do without it.
+    """
+
+    prompts: tuple[str, ...]
+    answers: tuple[str, ...] | None = None
+    calibration: tuple[tuple[int, ...], ...] = ()
+
+
+def export(
+    checkpoint: Path,
+    sha256: str,
+    recipes: Sequence[Recipe],
+    on: Judged,
+    *,
+    tolerance: float | None = None,
+    store: Store,
+    progress: Progress = silent,
+) -> tuple[Exported, Output]:
+    """Turns a decoder into one GGUF file, and proves that it answers the same.
+
+    Args:
+        sha256: of the checkpoint.
+        recipes: what to try, in this order.
+        tolerance: token accuracy that the file may lose against the checkpoint; None takes each recipe's own.
+
+    Raises:
+        InputError: nothing to judge by, or no checkpoint.
+        StageError: llama.cpp does not compute this family, or no recipe holds.
+        IntegrityError: weights that are not finite, or the file has a fault that must not ship.
+        MissingExtra: llama-cpp-python is not installed.
+        EngineCrashed: llama.cpp could not run the file.
+    """
+    inputs = {
+        "checkpoint": sha256,
+        "recipes": [asdict(recipe) for recipe in recipes],
+        "tolerance": tolerance,
+        "judged_on": digest(asdict(on)),
+        "gguf": version("gguf"),
+        PACKAGE: engine_version(),
+    }
+
+    def produce(folder: Path, _: Path) -> None:
+        with tempfile.TemporaryDirectory() as work, no_advice(), quiet():
+            _produce(folder, Path(work) / "whole.gguf")
+
+    def _produce(folder: Path, whole: Path) -> None:
+        threads = os.cpu_count() or 1
+        to_gguf(checkpoint, whole, precision="f16", progress=progress)
+        expected = reference(checkpoint, on.prompts, on.answers, progress=progress)
+        weights = importance(checkpoint, on.calibration, progress=progress) if on.calibration else None
+        steps: list[dict[str, Any]] = []
+        for recipe in recipes:
+            try:
+                if recipe.scheme == UNTOUCHED:
+                    shutil.copyfile(whole, folder / MODEL)
+                else:
+                    quantize(whole, folder / MODEL, recipe, importance=weights, threads=threads)
+            except StageError as error:  # widths that its blocks do not divide
+                steps.append(_refused(recipe, error.message))
+                continue
+            found = compare(expected, folder / MODEL, threads=threads)
+            parity = {key: value for key, value in asdict(found).items() if key != "diverges_at"}
+            step = judge(
+                recipe, parity, found.token_accuracy, expected.token_accuracy, tolerance, metric="token accuracy"
+            )
+            size = (folder / MODEL).stat().st_size
+            diverges = [place for place in found.diverges_at if place is not None]
+            steps.append(step | {"size_bytes": size, "first_divergence": min(diverges, default=None)})
+            if step["passed"]:
+                break
+        else:
+            raise StageError(f"no recipe answers like the checkpoint: {steps[-1]['reason']}", hint=_hint(steps))
+        findings = lint(folder / MODEL)
+        if wrong := next((finding for finding in findings if finding.severity == "error"), None):
+            raise IntegrityError(f"the exported file's {wrong.where}: {wrong.what}; {wrong.cost}")
+        record = {"ladder": steps, "lint": [asdict(finding) for finding in findings]}
+        (folder / "export.json").write_bytes(canonical(record))
+
+    output = store.get("export", inputs, produce)
+    record = json.loads((output.path / "export.json").read_text(encoding="utf-8"))
+    last = record["ladder"][-1]
+    exported = Exported(
+        path=output.path / MODEL,
+        sha256=output.sha256,
+        recipe=last["recipe"],
+        parity=last["parity"],
+        ladder=tuple(record["ladder"]),
+        lint=tuple(record["lint"]),
+    )
+    return exported, output
+
+
+def engine_version() -> str:
+    """Of llama-cpp-python. Raises MissingExtra where it is not installed."""
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError as error:
+        raise MissingExtra(PACKAGE, extra="gguf") from error
+
+
+def context_of(file: Path) -> int:
+    """How many tokens a file says that its model reads at most."""
+    return int(header.read(file).of_family("context_length"))
+
+
+def _refused(recipe: Recipe, reason: str) -> dict[str, Any]:
+    return {
+        "recipe": recipe.name,
+        "metric": "token accuracy",
+        "value": None,
+        "passed": False,
+        "reason": reason,
+        "parity": {},
+        "size_bytes": None,
+    }
+
+
+def _hint(steps: Sequence[dict[str, Any]]) -> str:
+    tried = ", ".join(step["recipe"] for step in steps)
+    return f"tried: {tried}; allow more with [export] tolerance, or give rows of the task with --data"

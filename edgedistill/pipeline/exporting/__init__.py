@@ -1,0 +1,203 @@
+"""From any checkpoint to the best file for a board, in a bundle that runs: what `edgedistill export` does.
+
+checkpoint ─► what it is ─► rows, what it says to them ─► ladder of recipes ─► fits the board? ─► bundle
+classifier, decoder                        └─► --all: every recipe, timed
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgedistill import catalog
+from edgedistill.bundle import assemble, manifest
+from edgedistill.bundle.card import export_card
+from edgedistill.config import Request
+from edgedistill.errors import InputError, PlanRefused
+from edgedistill.export import isa
+from edgedistill.export.fit import Fit
+from edgedistill.pipeline.exporting.candidates import Candidate, every, of_step
+from edgedistill.pipeline.exporting.source import Kind, Source
+from edgedistill.pipeline.prepare import STORE, check_out
+from edgedistill.stages import UNWATCHED, Run, Watch
+from edgedistill.store import Store, canonical, publish
+from edgedistill.teachers import local
+from edgedistill.types import Device, Exported, Recipe
+
+ENGINES: Mapping[Kind, str] = {"classifier": "onnxruntime", "decoder": "llama.cpp"}
+"""What runs a kind of model, as boards name it."""
+RECORD = "export.json"
+SMALLER = "choose a smaller recipe with --recipe, a shorter --context, or a bigger board"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What an export came to.
+
+    Attributes:
+        metric: what files were judged by, and `judged_on` on which rows.
+        reference: how good the checkpoint is by it.
+        candidates: the steps of the ladder, or all recipes of the board where they were asked for.
+        parity: of the chosen file with the checkpoint.
+    """
+
+    bundle: Path
+    kind: Kind
+    target: str
+    recipe: str
+    metric: str
+    judged_on: str
+    reference: float
+    parity: Mapping[str, float]
+    candidates: tuple[Candidate, ...]
+    fit: Fit
+    lint: tuple[Mapping[str, Any], ...]
+    sensitivity: tuple[Mapping[str, Any], ...]
+
+
+def export(
+    request: Request,
+    checkpoint: str,
+    *,
+    all_recipes: bool = False,
+    context: int | None = None,
+    watch: Watch = UNWATCHED,
+) -> Made:
+    """Exports a checkpoint for the request's board: a classifier of the BERT family, or a decoder.
+
+    Args:
+        checkpoint: a folder, or a name on the hub.
+        all_recipes: make and time the files of all recipes of the board, too.
+        context: tokens that a decoder's runtime keeps at most; None takes what prompts and answers of the rows need.
+
+    Raises:
+        InputError: the checkpoint or the rows cannot be used.
+        PlanRefused: the board runs no engine for it, or the file does not fit.
+        StageError: no recipe answers like the checkpoint.
+        IntegrityError: the checkpoint has weights that are not finite.
+    """
+    check_out(request.out)
+    device = catalog.device(request.target)
+    with Store(request.out.parent / STORE) as store:
+        run = Run(request, store, watch)
+        with run.stage("read") as stage:
+            folder, kind = _found(checkpoint)
+            recipes = recipes_for(kind, device, request.export.recipe)
+            stage.cached, stage.note = False, f"{folder.name}, a {kind}; {len(recipes)} recipes for {device.title}"
+        source = _source(run, kind, folder, recipes, device, context)
+        with run.stage("export") as stage:
+            exported = source.write(source.recipes)
+            size = exported.path.stat().st_size
+            stage.cached, stage.note = False, f"{exported.recipe}, {size / 1e6:.1f} MB"
+        recipe = next(recipe for recipe in recipes if recipe.name == exported.recipe)
+        made = Made(
+            bundle=request.out / f"{source.name}-{device.name}",
+            kind=kind,
+            target=device.name,
+            recipe=exported.recipe,
+            metric=source.metric,
+            judged_on=source.judged_on,
+            reference=exported.ladder[-1]["reference"],
+            parity=exported.parity,
+            candidates=tuple(map(of_step, exported.ladder)),
+            fit=source.size_up(size, recipe),
+            lint=exported.lint,
+            sensitivity=exported.sensitivity,
+        )
+        _check(made, device)
+        if all_recipes:
+            with run.stage("recipes") as stage:
+                compared = every(source, device.name, seed=request.seed, progress=stage.progress)
+                stage.cached, made = False, replace(made, candidates=compared)
+        with run.stage("bundle") as stage:
+            stage.cached, made = False, _bundled(request.out, source, made, exported, device)
+    return made
+
+
+def recipes_for(kind: Kind, device: Device, asked: str | None) -> tuple[Recipe, ...]:
+    """The recipes for a kind of model on a board, smallest first; from the one that is asked for on.
+
+    Raises:
+        PlanRefused: the board runs no engine for it, or not the recipe that is asked for.
+    """
+    engine = ENGINES[kind]
+    if not any(name.startswith(engine) for name in device.engines):
+        runs = " or ".join(device.engines) or "no engine with a Python package"
+        raise PlanRefused(
+            f"{device.title} runs {runs}, and a {kind} is exported for {engine}",
+            hint="edgedistill targets shows the boards with " + engine,
+        )
+    fitting = [one for one in catalog.recipes() if one.engine == engine and set(one.needs_isa) <= set(device.isa)]
+    names = [recipe.name for recipe in fitting]
+    if asked is not None:
+        if asked not in names:
+            raise PlanRefused(
+                f"recipe {asked!r} is not one for a {kind} on {device.title}", hint=f"it takes {', '.join(names)}"
+            )
+        fitting = fitting[names.index(asked) :]
+    kept = [recipe for recipe in fitting if not recipe.on_request or recipe.name == asked]
+    return isa.suited(kept, device.isa, asked=asked) if kind == "classifier" else tuple(kept)
+
+
+def _found(checkpoint: str) -> tuple[Path, Kind]:
+    """The folder of a checkpoint and what it is, from its config alone.
+
+    Raises:
+        InputError: there is none, or it is of a kind that is not exported.
+    """
+    folder = local.locate(checkpoint, patterns=("*.safetensors", "*.json", "*.jinja", "*.model"))
+    heads = [str(name) for name in local.config_of(folder).get("architectures") or ()]
+    if any(name.endswith("ForCausalLM") for name in heads):
+        return folder, "decoder"
+    if any(name.endswith("ForSequenceClassification") for name in heads):
+        return folder, "classifier"
+    raise InputError(
+        f"{folder} is {', '.join(heads) or 'of no architecture'}; classifiers and decoders are exported so far",
+        hint="edgedistill distill makes a classifier of an encoder",
+    )
+
+
+def _source(
+    run: Run, kind: Kind, folder: Path, recipes: tuple[Recipe, ...], device: Device, context: int | None
+) -> Source:
+    if kind == "classifier":
+        from edgedistill.pipeline.exporting.classifier import classifier
+
+        if context is not None:
+            raise InputError("--context is for decoders", hint="[data] max_tokens says how long a text may be")
+        return classifier(run, folder, recipes, device)
+    from edgedistill.pipeline.exporting.decoder import decoder
+
+    return decoder(run, folder, recipes, device, context)
+
+
+def _bundled(out: Path, source: Source, made: Made, exported: Exported, device: Device) -> Made:
+    """Loads the file here to hold its memory against the board, and puts the bundle where the user looks for it."""
+    from edgedistill.bench.protocol import run_bundle
+
+    with tempfile.TemporaryDirectory() as work:
+        draft, folder = Path(work) / "draft", Path(work) / "bundle"
+        source.pack(exported, draft, device.name)
+        memory = run_bundle(draft, source.texts, "memory")["process"]
+        made = replace(made, fit=replace(made.fit, measured=None if memory is None else float(memory["rss"])))
+        _check(made, device)
+        folder.mkdir()
+        (folder / RECORD).write_bytes(canonical(record(made)))
+        (folder / assemble.CARD).write_text(export_card(source.name, device.title, record(made)), encoding="utf-8")
+        source.pack(exported, folder, device.name)
+        publish(folder, made.bundle, owned=manifest.is_bundle, strays=manifest.strays)
+    return made
+
+
+def _check(made: Made, device: Device) -> None:
+    if made.fit.problem is not None:
+        raise PlanRefused(f"{made.recipe} does not fit {device.title}: {made.fit.problem}", hint=SMALLER)
+
+
+def record(made: Made) -> dict[str, Any]:
+    """An export as plain values: what `export.json` in the bundle holds."""
+    fit = asdict(made.fit) | {"memory": made.fit.memory}
+    return asdict(replace(made, bundle=Path(made.bundle.name))) | {"bundle": made.bundle.name, "fit": fit}

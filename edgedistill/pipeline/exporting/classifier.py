@@ -1,0 +1,110 @@
+"""A classifier of the BERT family, on rows with labels, or on texts of our own when there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from edgedistill.config import DEMO
+from edgedistill.data import rows as data
+from edgedistill.data.splits import Row
+from edgedistill.distill import logits
+from edgedistill.distill.batches import encode, separator_of
+from edgedistill.errors import InputError
+from edgedistill.export import fit, ladder
+from edgedistill.pipeline.exporting.source import Source
+from edgedistill.pipeline.prepare import counted
+from edgedistill.stages import Run
+from edgedistill.teachers import local
+from edgedistill.types import Device, Exported, Recipe, Student
+
+CALIBRATION_ROWS = 200
+TIMED_ROWS = 100
+
+
+def classifier(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: Device) -> Source:
+    """Reads the rows, and asks the checkpoint about them.
+
+    Raises:
+        InputError: the checkpoint cannot be used, or the rows have labels that it does not know.
+    """
+    request, labels = run.request, local.labels_of(folder)
+    facts = local.inspect(folder, labels, name=folder.resolve().name)
+    if not facts.has_head:
+        raise InputError(f"{folder} has no head for its {len(labels)} labels", hint="give a fine-tuned checkpoint")
+    if reason := local.unsupported(local.config_of(folder)):
+        raise InputError(f"{folder} {reason}", hint="export a classifier of the BERT family")
+    with run.stage("rows") as stage:
+        rows, output = data.prepare(request.data, seed=request.seed, store=run.store)
+        stage.took(output)
+        stage.note = counted(rows)
+    judged, others = data.read(rows, "validation"), data.read(rows, "train")
+    labelled = request.data.folder != DEMO
+    tokenizer = Tokenizer.from_file(str(folder / local.TOKENIZER))
+    limit = min(request.data.max_tokens, facts.shape.positions)
+    separator = separator_of(tokenizer, [row.content for row in judged])
+    with run.stage("answers") as stage:
+        ids = encode(tokenizer, [row.content for row in judged], limit)
+        model = local.load(folder, labels)
+        said = logits.ask(
+            model, ids, [row.key for row in judged], hidden=False, separator=separator, progress=stage.progress
+        ).logits.numpy()
+        stage.cached = False
+    truth = _classes(judged, labels, folder) if labelled else said.argmax(axis=1)
+    step = -(-len(others) // CALIBRATION_ROWS)  # spread over the file: rows are often sorted by label
+    calibration = encode(tokenizer, [row.content for row in others[::step]], limit)
+    student = Student(path=folder, sha256=facts.sha256, shape=replace(facts.shape, positions=limit), curve=())
+
+    def write(some: Sequence[Recipe]) -> Exported:
+        exported, _ = ladder.export(
+            student,
+            some,
+            ids=ids,
+            truth=truth,
+            logits=said,
+            tolerance=request.export.tolerance,
+            calibration=calibration,
+            separator=separator,
+            store=run.store,
+        )
+        return exported
+
+    def described(exported: Exported) -> dict[str, Any]:
+        return {
+            "recipe": exported.recipe,
+            "parameters": facts.shape.parameters,
+            "labels": list(labels),
+            "max_tokens": limit,
+            "pad_id": model.config.pad_token_id or 0,
+            "pairs": separator is not None,
+        }
+
+    return Source(
+        kind="classifier",
+        name=facts.name,
+        recipes=recipes,
+        metric="accuracy" if labelled else "agreement",
+        judged_on=f"{len(judged)} validation rows" if labelled else f"{len(judged)} texts that come with edgedistill",
+        texts=tuple(row.content for row in judged[:TIMED_ROWS]),
+        tokenizer=folder / local.TOKENIZER,
+        write=write,
+        model=described,
+        size_up=lambda size, recipe: fit.of_encoder(size, recipe.bits, device),
+    )
+
+
+def _classes(rows: Sequence[Row], labels: Sequence[str], folder: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The rows' labels as the checkpoint numbers them."""
+    unknown = sorted({row.label for row in rows} - set(labels))
+    if unknown:
+        raise InputError(
+            f"{folder} does not know the label {unknown[0]!r} of the rows; it has {', '.join(labels[:8])}"
+            + (", …" if len(labels) > 8 else ""),
+            hint="give rows with its labels, or name the labels in id2label of its config.json",
+        )
+    return np.array([labels.index(row.label) for row in rows])

@@ -1,0 +1,47 @@
+"""What is exported: a checkpoint with all that its kind decides, so that the rest of an export does not ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edgedistill.bundle import assemble
+from edgedistill.export.fit import Fit
+from edgedistill.types import Exported, Recipe
+
+Kind = Literal["classifier", "decoder"]
+ENGINES: Mapping[Kind, str] = {"classifier": "onnxruntime", "decoder": "llama-cpp-python"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A checkpoint that is ready to be exported.
+
+    Attributes:
+        recipes: for the board, smallest first.
+        metric: what files are judged by, and `judged_on` on which rows, for people.
+        texts: rows that a file is loaded and timed with.
+        tokenizer: tokenizer.json; None where the file holds it.
+        write: makes the smallest file that holds, of some recipes.
+        model: what the manifest says of a file.
+        size_up: what a file of so many bytes, of a recipe, takes of the board.
+    """
+
+    kind: Kind
+    name: str
+    recipes: tuple[Recipe, ...]
+    metric: str
+    judged_on: str
+    texts: tuple[Any, ...]
+    tokenizer: Path | None
+    write: Callable[[Sequence[Recipe]], Exported]
+    model: Callable[[Exported], dict[str, Any]]
+    size_up: Callable[[int, Recipe], Fit]
+
+    def pack(self, exported: Exported, folder: Path, target: str) -> None:
+        """Makes a bundle of a file; the folder may hold other files that belong to it."""
+        folder.mkdir(exist_ok=True)
+        content = {"name": self.name, "target": target, "task": self.kind, "model": self.model(exported)}
+        assemble.pack(folder, exported.path, content, engine=ENGINES[self.kind], threads=1, tokenizer=self.tokenizer)

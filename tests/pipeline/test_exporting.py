@@ -1,0 +1,246 @@
+"""`edgedistill export`: any checkpoint becomes a bundle that runs, or one clear error says why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import BertConfig, BertForSequenceClassification
+
+from edgedistill import pipeline
+from edgedistill.bundle import manifest
+from edgedistill.config import Request, read_request
+from edgedistill.errors import InputError, IntegrityError, PlanRefused, StageError
+from edgedistill.pipeline.exporting import recipes_for
+from edgedistill.pipeline.exporting.candidates import Candidate, marked
+from edgedistill.runtime.engine_llama import Chat
+from edgedistill.runtime.engine_onnx import Classifier
+from edgedistill.teachers import local
+
+LABELS = ("door", "light", "music")
+
+
+@pytest.fixture(scope="session")
+def sorter(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) -> Path:
+    """A random classifier of the embedded rows' labels, sure of what it says."""
+    folder = tmp_path_factory.mktemp("sorter")
+    torch.manual_seed(3)
+    told = json.loads((tiny_teacher / "config.json").read_text())
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    config = BertConfig(
+        **{name: told[name] for name in sizes}, max_position_embeddings=64, id2label=dict(enumerate(LABELS))
+    )
+    model = BertForSequenceClassification(config).train(False)
+    with torch.no_grad():
+        model.classifier.weight.mul_(60)
+        for parameter in model.bert.parameters():
+            parameter.add_(torch.randn(parameter.shape), alpha=0.1)
+    local.save(model, folder)
+    shutil.copyfile(tiny_teacher / "tokenizer.json", folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Callable[..., Request]:
+    """Makes a request with results in a folder of its own."""
+
+    def make(**changes: Any) -> Request:
+        settings: dict[str, Any] = {"target": "raspberrypi5", "out": tmp_path / "dist"}
+        return read_request(changes.pop("config", None), **(settings | changes))
+
+    return make
+
+
+def test_a_classifier_becomes_a_bundle_that_runs_and_answers_like_it(
+    sorter: Path, tiny_rows: Path, asked: Callable[..., Request]
+) -> None:
+    made = pipeline.export(asked(data=str(tiny_rows)), str(sorter))
+    assert made.recipe == "onnx-int8-dynamic"
+    assert (made.metric, made.judged_on) == ("accuracy", "30 validation rows")
+    assert [one.passed for one in made.candidates] == [True]
+    assert made.fit.measured is not None
+    assert 0 < made.fit.measured < made.fit.memory_available
+    said = manifest.verify(made.bundle).manifest
+    assert said["model"]["labels"] == list(LABELS)
+    texts = ["open the door please", "a very bright lamp", "louder music in the hall"]
+    with torch.inference_mode():
+        model: Any = local.load(sorter, LABELS)
+        tokenizer = Tokenizer.from_file(str(sorter / "tokenizer.json"))
+        expected = [int(model(torch.tensor([tokenizer.encode(text).ids])).logits.argmax()) for text in texts]
+    assert Classifier(made.bundle)(texts).argmax(axis=1).tolist() == expected
+    command = [sys.executable, "-m", "runtime", "predict", *texts]
+    done = subprocess.run(command, cwd=made.bundle, capture_output=True, text=True, check=True)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [LABELS[number] for number in expected]
+    kept = json.loads((made.bundle / "export.json").read_text())
+    assert kept["candidates"][0]["reason"] in (made.bundle / "README.md").read_text()
+
+
+def test_without_rows_a_classifier_is_held_against_itself(sorter: Path, asked: Callable[..., Request]) -> None:
+    made = pipeline.export(asked(), str(sorter))
+    assert made.metric == "agreement"
+    assert made.reference == 1
+    assert made.judged_on.endswith("texts that come with edgedistill")
+
+
+def test_all_recipes_are_made_and_timed_and_the_best_are_marked(
+    sorter: Path, tiny_rows: Path, asked: Callable[..., Request]
+) -> None:
+    made = pipeline.export(asked(data=str(tiny_rows)), str(sorter), all_recipes=True)
+    by_name = {one.recipe: one for one in made.candidates}
+    assert {"onnx-int8-dynamic", "onnx-int8-static", "onnx-fp32"} <= by_name.keys()
+    assert all(one.speed is not None and one.speed > 0 for one in made.candidates if one.size_bytes)
+    assert any(one.best for one in made.candidates)
+    assert made.recipe == "onnx-int8-dynamic"
+
+
+def test_pairs_are_exported_as_pairs(sorter: Path, pairs: Path, tmp_path: Path, asked: Callable[..., Request]) -> None:
+    folder = tmp_path / "pairs"
+    shutil.copytree(sorter, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {0: "contradiction", 1: "entailment", 2: "neutral"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "edgedistill.toml").write_text(
+        f'task = "nli"\n[data]\nfolder = "{pairs}"\ntext = "premise"\nsecond = "hypothesis"\n'
+    )
+    made = pipeline.export(asked(config=tmp_path / "edgedistill.toml"), str(folder))
+    classifier = Classifier(made.bundle)
+    assert classifier.pairs
+    pair = ("the light", "light kitchen")
+    with torch.inference_mode():
+        model: Any = local.load(folder, ("contradiction", "entailment", "neutral"))
+        encoding = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(*pair)
+        expected = model(torch.tensor([encoding.ids]), token_type_ids=torch.tensor([encoding.type_ids])).logits
+    assert classifier([pair]).argmax() == expected.argmax()
+    command = [sys.executable, "-m", "runtime", "predict"]
+    done = subprocess.run([*command, "\t".join(pair)], cwd=made.bundle, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\t")[0] == ("contradiction", "entailment", "neutral")[int(expected.argmax())]
+    done = subprocess.run([*command, "one text"], cwd=made.bundle, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "write a tab" in done.stderr
+
+
+def test_a_decoder_becomes_a_bundle_that_chats(tiny_writer: Path, talks: Path, asked: Callable[..., Request]) -> None:
+    request = asked(data=str(talks), task="conversation")
+    made = pipeline.export(request, str(tiny_writer), context=100)
+    assert made.kind == "decoder"
+    assert made.metric == "token accuracy"
+    assert made.judged_on == "the answers of 10 rows"
+    assert made.candidates[-1].passed
+    assert all(not one.passed for one in made.candidates[:-1])
+    assert "keys and values of 100 tokens" in made.fit.parts
+    written = list(Chat(made.bundle).stream([{"role": "user", "content": "turn on the light"}], max_tokens=8))
+    assert written
+    command = [sys.executable, "-m", "runtime", "chat", "turn on the light", "--max-tokens", "8"]
+    done = subprocess.run(command, cwd=made.bundle, capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip("\n") == "".join(written).rstrip("\n")
+
+
+def test_a_decoder_without_rows_follows_its_own_answers(tiny_writer: Path, asked: Callable[..., Request]) -> None:
+    made = pipeline.export(asked(), str(tiny_writer))
+    assert made.reference == 1
+    assert made.judged_on == "its own greedy answers to 50 questions"
+
+
+def test_a_recipe_that_is_asked_for_comes_first_and_only_safer_ones_follow(asked: Callable[..., Request]) -> None:
+    from edgedistill import catalog
+
+    board = catalog.device("raspberrypi5")
+    assert next(one.name for one in recipes_for("decoder", board, None)) == "gguf-q4_0"
+    assert [one.name for one in recipes_for("decoder", board, "gguf-q8_0")] == ["gguf-q8_0", "gguf-f16"]
+    assert "onnx-int4" not in [one.name for one in recipes_for("classifier", board, None)]
+    assert recipes_for("classifier", board, "onnx-int4")[0].name == "onnx-int4"
+    with pytest.raises(PlanRefused, match="not one for a decoder on"):
+        recipes_for("decoder", board, "onnx-fp32")
+    with pytest.raises(PlanRefused, match=r"runs onnxruntime-web, and a decoder is exported for llama\.cpp"):
+        recipes_for("decoder", catalog.device("browser"), None)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "said"),
+    [
+        ("labels", InputError, "does not know the label 'door'"),
+        ("nan", IntegrityError, "not finite"),
+        ("architecture", InputError, "BertModel; classifiers and decoders"),
+        ("config", InputError, "no readable config.json"),
+        ("family", InputError, "model_type 'roberta'|family 'roberta'"),
+        ("pickled", InputError, "pickled weights are never loaded"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_clear_error(
+    spoil: str,
+    error: type[Exception],
+    said: str,
+    sorter: Path,
+    tiny_rows: Path,
+    tmp_path: Path,
+    asked: Callable[..., Request],
+) -> None:
+    folder = tmp_path / "spoiled"
+    shutil.copytree(sorter, folder)
+    config = json.loads((folder / "config.json").read_text())
+    if spoil == "labels":
+        config["id2label"] = {0: "a", 1: "b", 2: "c"}
+    elif spoil == "architecture":
+        config["architectures"] = ["BertModel"]
+    elif spoil == "family":
+        config["model_type"] = "roberta"
+    elif spoil == "nan":
+        weights = load_file(folder / "model.safetensors")
+        weights["bert.encoder.layer.1.output.dense.weight"][0, 0] = float("nan")
+        save_file(weights, folder / "model.safetensors")
+    elif spoil == "pickled":
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "config.json").write_text("{" if spoil == "config" else json.dumps(config))
+    with pytest.raises(error, match=said):
+        pipeline.export(asked(data=str(tiny_rows)), str(folder))
+    assert not (tmp_path / "dist").exists()
+
+
+def test_a_recipe_that_loses_everything_ends_with_the_reason(
+    sorter: Path, tiny_rows: Path, asked: Callable[..., Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edgedistill.toml").write_text("[export]\ntolerance = 0.0\n")
+    request = asked(config=tmp_path / "edgedistill.toml", data=str(tiny_rows))
+    made = pipeline.export(request, str(sorter))
+    assert made.candidates[-1].passed  # float32 loses nothing
+    monkeypatch.setattr("edgedistill.export.ladder._accuracy", lambda *_: next(falling))
+    falling = iter([1.0, *[0.0] * 100])
+    with pytest.raises(StageError, match="may be lost"):
+        pipeline.export(asked(data=str(tiny_rows), seed=1), str(sorter))
+
+
+def test_a_file_that_does_not_fit_is_refused_with_the_arithmetic(
+    sorter: Path, tiny_rows: Path, asked: Callable[..., Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = (Path(pipeline.__file__).parents[2] / "devices" / "raspberrypi3.toml").read_text()
+    (tmp_path / "devices").mkdir()
+    small = board.replace("ram_usable_bytes = 550_000_000", "ram_usable_bytes = 50_000_000")
+    assert small != board
+    (tmp_path / "devices" / "tight.toml").write_text(small.replace('aliases = ["rpi3", "pi3"]', "aliases = []"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PlanRefused, match=r"predicted to take 55 MB \(runtime 55 \+ weights 0 .* and 50 MB are free"):
+        pipeline.export(asked(target="tight", data=str(tiny_rows)), str(sorter))
+
+
+def test_candidates_that_another_one_beats_are_not_best() -> None:
+    def candidate(size: int, quality: float, speed: float, *, passed: bool = True) -> Candidate:
+        return Candidate(recipe="r", size_bytes=size, quality=quality, speed=speed, passed=passed, reason="")
+
+    some = [
+        candidate(10, 0.9, 1.0),
+        candidate(20, 0.9, 1.0),  # larger, and nothing for it
+        candidate(20, 0.95, 2.0),
+        candidate(5, 0.99, 0.5, passed=False),  # does not hold
+        candidate(30, 0.95, 0.8),
+    ]
+    assert [one.best for one in marked(some, faster=-1)] == [True, False, True, False, True]
+    assert [one.best for one in marked(some, faster=1)] == [True, False, True, False, False]
