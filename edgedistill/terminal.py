@@ -223,6 +223,11 @@ def export_tables(made: Made) -> list[RenderableType]:
     here = "" if fit.measured is None else f", {_value(fit.measured, 'bytes')} measured here"
     parts = ", ".join(f"{name} {_value(value, 'bytes')}" for name, value in fit.parts.items())
     said.append(f"Memory: {_value(fit.memory, 'bytes')} predicted ({parts}){here}.")
+    for found in made.on_target:
+        if isinstance(found, NotMeasured):
+            said.append(f"Not emulated: {found.reason}" + (f"; {found.remedy}" if found.remedy else "") + ".")
+        elif found.name == "answers_equal":
+            said.append(f"Under the board's instruction set it gives {found.median:.1%} of the same answers.")
     said += [f"{found['where']}: {found['cost']}" for found in made.lint if found["severity"] in ("warning", "cost")]
     return [table, *map(Text, said)]
 

@@ -87,9 +87,7 @@ def pack(
     shutil.copyfile(model, folder / file)
     if tokenizer is not None:
         shutil.copyfile(tokenizer, folder / "tokenizer.json")
-    shutil.copytree(RUNTIME, folder / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
-    # A file where Python wants a folder: it then writes no bytecode here, and running the bundle leaves it verifiable.
-    (folder / "runtime" / "__pycache__").touch()
+    copy_runtime(folder)
     versions = _versions(engine)
     (folder / "requirements.txt").write_text("".join(f"{key}=={value}\n" for key, value in versions.items()))
     told = {
@@ -100,6 +98,13 @@ def pack(
         "numbers": [],
     }
     manifest.seal(folder, told)
+
+
+def copy_runtime(folder: Path) -> None:
+    """Puts the runtime into a bundle, so that `python -m runtime` runs there."""
+    shutil.copytree(RUNTIME, folder / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
+    # A file where Python wants a folder: it then writes no bytecode here, and running the bundle leaves it verifiable.
+    (folder / "runtime" / "__pycache__").touch()
 
 
 def _versions(engine: str) -> dict[str, str]:

@@ -95,8 +95,8 @@ def verify(bundle: Annotated[Path, typer.Argument(help="The folder of a bundle."
 
 @app.command()
 def doctor(
-    install_emulation: Annotated[
-        bool, typer.Option("--install-emulation", help="Set up arm64 emulation (on Debian 12, 230 MB).")
+    setup_emulator: Annotated[
+        bool, typer.Option("--setup-emulator", help="Set up arm64 emulation (on Debian 12, 230 MB).")
     ] = False,
 ) -> None:
     """Say what is installed here, what is not, and how to get it."""
@@ -104,7 +104,7 @@ def doctor(
     from edgedistill.links import emulated
     from edgedistill.terminal import doctor_table
 
-    if install_emulation:
+    if setup_emulator:
         print(f"arm64 root ready in {emulated.install()}")
     findings = checkup.findings()
     show([doctor_table(findings)])

@@ -46,7 +46,7 @@ PACKAGES = (
 )
 WHEELS = ("onnxruntime", "numpy", "tokenizers")
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
-REMEDY = "apt install qemu-user-static, then edgedistill doctor --install-emulation (needs Debian 12, 230 MB)"
+REMEDY = "apt install qemu-user-static, then edgedistill doctor --setup-emulator (needs Debian 12, 230 MB)"
 CUT_SHORT = "the emulated run did not come to its end"
 """How the reason begins when a check was tried and said nothing: the next build tries again."""
 
@@ -72,7 +72,7 @@ def missing() -> NotMeasured | None:
         return NotMeasured(name=name, reason="there is no arm64 root to run in", remedy=REMEDY)
     if ready != wanted():
         reason = f"the arm64 root holds {ready} and bundles pin {wanted()}"
-        return NotMeasured(name=name, reason=reason, remedy="edgedistill doctor --install-emulation")
+        return NotMeasured(name=name, reason=reason, remedy="edgedistill doctor --setup-emulator")
     return None
 
 

@@ -25,6 +25,7 @@ from edgedistill.pipeline.exporting.candidates import Candidate, marked
 from edgedistill.runtime.engine_llama import Chat
 from edgedistill.runtime.engine_onnx import Classifier
 from edgedistill.teachers import local
+from edgedistill.types import NotMeasured
 
 LABELS = ("door", "light", "music")
 
@@ -50,8 +51,9 @@ def sorter(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) -> Path
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Callable[..., Request]:
-    """Makes a request with results in a folder of its own."""
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Request]:
+    """Makes a request with results in a folder of its own, and nothing is emulated."""
+    monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path / "none"))
 
     def make(**changes: Any) -> Request:
         settings: dict[str, Any] = {"target": "raspberrypi5", "out": tmp_path / "dist"}
@@ -69,6 +71,9 @@ def test_a_classifier_becomes_a_bundle_that_runs_and_answers_like_it(
     assert [one.passed for one in made.candidates] == [True]
     assert made.fit.measured is not None
     assert 0 < made.fit.measured < made.fit.memory_available
+    (emulated,) = made.on_target
+    assert isinstance(emulated, NotMeasured)
+    assert emulated.remedy is not None
     said = manifest.verify(made.bundle).manifest
     assert said["model"]["labels"] == list(LABELS)
     texts = ["open the door please", "a very bright lamp", "louder music in the hall"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill import catalog
+from edgedistill.bench.protocol import run_bundle
 from edgedistill.bundle import assemble, manifest
 from edgedistill.bundle.card import export_card
 from edgedistill.config import Request
@@ -20,7 +21,7 @@ from edgedistill.errors import InputError, PlanRefused
 from edgedistill.export import isa
 from edgedistill.export.fit import Fit
 from edgedistill.pipeline.exporting.candidates import Candidate, every, of_step
-from edgedistill.pipeline.exporting.source import Kind, Source
+from edgedistill.pipeline.exporting.source import Kind, OnTarget, Source
 from edgedistill.pipeline.prepare import STORE, check_out
 from edgedistill.stages import UNWATCHED, Run, Watch
 from edgedistill.store import Store, canonical, publish
@@ -42,6 +43,7 @@ class Made:
         reference: how good the checkpoint is by it.
         candidates: the steps of the ladder, or all recipes of the board where they were asked for.
         parity: of the chosen file with the checkpoint.
+        on_target: whether it gives the same answers under the board's instruction set.
     """
 
     bundle: Path
@@ -54,6 +56,7 @@ class Made:
     parity: Mapping[str, float]
     candidates: tuple[Candidate, ...]
     fit: Fit
+    on_target: OnTarget
     lint: tuple[Mapping[str, Any], ...]
     sensitivity: tuple[Mapping[str, Any], ...]
 
@@ -104,6 +107,7 @@ def export(
             parity=exported.parity,
             candidates=tuple(map(of_step, exported.ladder)),
             fit=source.size_up(size, recipe),
+            on_target=(),
             lint=exported.lint,
             sensitivity=exported.sensitivity,
         )
@@ -112,8 +116,16 @@ def export(
             with run.stage("recipes") as stage:
                 compared = every(source, device.name, seed=request.seed, progress=stage.progress)
                 stage.cached, made = False, replace(made, candidates=compared)
-        with run.stage("bundle") as stage:
-            stage.cached, made = False, _bundled(request.out, source, made, exported, device)
+        with tempfile.TemporaryDirectory() as work:
+            draft = Path(work) / "draft"
+            source.pack(exported, draft, device.name)
+            with run.stage("fit") as stage:
+                stage.cached, made = False, _measured(source, draft, made, device)
+            with run.stage("target") as stage:
+                stage.cached, made = False, replace(made, on_target=source.check(draft, exported))
+            with run.stage("bundle") as stage:
+                stage.cached = False
+                _publish(source, Path(work) / "bundle", made, exported, device)
     return made
 
 
@@ -174,22 +186,21 @@ def _source(
     return decoder(run, folder, recipes, device, context)
 
 
-def _bundled(out: Path, source: Source, made: Made, exported: Exported, device: Device) -> Made:
-    """Loads the file here to hold its memory against the board, and puts the bundle where the user looks for it."""
-    from edgedistill.bench.protocol import run_bundle
-
-    with tempfile.TemporaryDirectory() as work:
-        draft, folder = Path(work) / "draft", Path(work) / "bundle"
-        source.pack(exported, draft, device.name)
-        memory = run_bundle(draft, source.texts, "memory")["process"]
-        made = replace(made, fit=replace(made.fit, measured=None if memory is None else float(memory["rss"])))
-        _check(made, device)
-        folder.mkdir()
-        (folder / RECORD).write_bytes(canonical(record(made)))
-        (folder / assemble.CARD).write_text(export_card(source.name, device.title, record(made)), encoding="utf-8")
-        source.pack(exported, folder, device.name)
-        publish(folder, made.bundle, owned=manifest.is_bundle, strays=manifest.strays)
+def _measured(source: Source, draft: Path, made: Made, device: Device) -> Made:
+    """Loads the file here, to hold its memory against the board."""
+    memory = run_bundle(draft, source.texts, "memory")["process"]
+    made = replace(made, fit=replace(made.fit, measured=None if memory is None else float(memory["rss"])))
+    _check(made, device)
     return made
+
+
+def _publish(source: Source, folder: Path, made: Made, exported: Exported, device: Device) -> None:
+    """Puts the bundle where the user looks for it, with what is known about it."""
+    folder.mkdir()
+    (folder / RECORD).write_bytes(canonical(record(made)))
+    (folder / assemble.CARD).write_text(export_card(source.name, device.title, record(made)), encoding="utf-8")
+    source.pack(exported, folder, device.name)
+    publish(folder, made.bundle, owned=manifest.is_bundle, strays=manifest.strays)
 
 
 def _check(made: Made, device: Device) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from edgedistill.bench import target
+from edgedistill.bench.protocol import spread
 from edgedistill.config import DEMO
 from edgedistill.data import rows as data
 from edgedistill.data.splits import Row
@@ -17,7 +19,8 @@ from edgedistill.distill import logits
 from edgedistill.distill.batches import encode, separator_of
 from edgedistill.errors import InputError
 from edgedistill.export import fit, ladder
-from edgedistill.pipeline.exporting.source import Source
+from edgedistill.export.parity import answers
+from edgedistill.pipeline.exporting.source import OnTarget, Source
 from edgedistill.pipeline.prepare import counted
 from edgedistill.stages import Run
 from edgedistill.teachers import local
@@ -25,6 +28,8 @@ from edgedistill.types import Device, Exported, Recipe, Student
 
 CALIBRATION_ROWS = 200
 TIMED_ROWS = 100
+EMULATED_ROWS = 200
+"""Each takes about a tenth of a second."""
 
 
 def classifier(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: Device) -> Source:
@@ -74,6 +79,11 @@ def classifier(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: Devi
         )
         return exported
 
+    def check(bundle: Path, exported: Exported) -> OnTarget:
+        some = spread(range(len(ids)), EMULATED_ROWS)
+        here = answers(exported.path, [ids[row] for row in some], separator=separator)
+        return target.emulated_check(bundle, device, [judged[row].content for row in some], here)
+
     def described(exported: Exported) -> dict[str, Any]:
         return {
             "recipe": exported.recipe,
@@ -95,6 +105,7 @@ def classifier(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: Devi
         write=write,
         model=described,
         size_up=lambda size, recipe: fit.of_encoder(size, recipe.bits, device),
+        check=check,
     )
 
 

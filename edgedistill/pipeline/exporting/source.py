@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from edgedistill.bundle import assemble
 from edgedistill.export.fit import Fit
-from edgedistill.types import Exported, Recipe
+from edgedistill.types import Exported, Measurement, NotMeasured, Recipe
 
 Kind = Literal["classifier", "decoder"]
+OnTarget = tuple[Measurement | NotMeasured, ...]
 ENGINES: Mapping[Kind, str] = {"classifier": "onnxruntime", "decoder": "llama-cpp-python"}
 
 
@@ -27,6 +28,7 @@ class Source:
         write: makes the smallest file that holds, of some recipes.
         model: what the manifest says of a file.
         size_up: what a file of so many bytes, of a recipe, takes of the board.
+        check: whether a bundle with a file gives the same answers under the board's instruction set.
     """
 
     kind: Kind
@@ -39,6 +41,7 @@ class Source:
     write: Callable[[Sequence[Recipe]], Exported]
     model: Callable[[Exported], dict[str, Any]]
     size_up: Callable[[int, Recipe], Fit]
+    check: Callable[[Path, Exported], OnTarget]
 
     def pack(self, exported: Exported, folder: Path, target: str) -> None:
         """Makes a bundle of a file; the folder may hold other files that belong to it."""
