@@ -202,7 +202,7 @@ def _build_plan(made: Plan) -> list[RenderableType]:
 
 def export_tables(made: Made) -> list[RenderableType]:
     """The files that were made of a checkpoint, what came of the chosen one, and whether it fits the board."""
-    speed = {"classifier": "ms a text", "decoder": "tokens a second"}[made.kind]
+    speed = "ms a text" if made.kind == "classifier" else "tokens a second"
     timed = any(one.speed is not None for one in made.candidates)
     columns = ("recipe", "file", made.metric, *((speed,) if timed else ()), "holds", "why")
     table = _table(f"{made.bundle.name}: {made.metric} on {made.judged_on}", *columns)

@@ -2,7 +2,7 @@
 
 <name>-<target>/
   manifest.json      what is in here, with hashes, the pinned engine and the numbers
-  model/             model.onnx, or a decoder's model.gguf
+  model/             model.onnx, a decoder's model.gguf, or encoder.onnx and decoder.onnx
   tokenizer.json     where it is not in the model file
   requirements.txt   README.md (the model card)
   runtime/           python -m runtime predict "text", or chat
@@ -77,14 +77,17 @@ def pack(
 
     Args:
         folder: empty, but for a README.md or other files that belong to the bundle.
-        model: the exported file.
+        model: the exported file, or the folder of several.
         content: what the manifest says of it: name, target, task and model.
         engine: a key of `REQUIRED`.
         tokenizer: tokenizer.json; None where the model file holds it.
     """
-    file = f"model/{model.name}"
-    (folder / "model").mkdir()
-    shutil.copyfile(model, folder / file)
+    file = "model" if model.is_dir() else f"model/{model.name}"
+    if model.is_dir():
+        shutil.copytree(model, folder / file)
+    else:
+        (folder / "model").mkdir()
+        shutil.copyfile(model, folder / file)
     if tokenizer is not None:
         shutil.copyfile(tokenizer, folder / "tokenizer.json")
     copy_runtime(folder)

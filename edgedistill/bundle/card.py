@@ -84,7 +84,7 @@ def export_card(name: str, board: str, record: Mapping[str, Any]) -> str:
         board: for people.
         record: what the export came to, as in `export.json`.
     """
-    run = 'predict "your text"' if record["kind"] == "classifier" else 'chat "your question"'
+    run = 'chat "your question"' if record["kind"] == "decoder" else 'predict "your text"'
     steps = [
         f"| {step['recipe']} | {_megabytes(step['size_bytes'])} | {_share(step['quality'])} | "
         f"{'yes' if step['passed'] else 'no'} | {step['reason']} |"
@@ -97,7 +97,7 @@ def export_card(name: str, board: str, record: Mapping[str, Any]) -> str:
     lines = [
         f"# {name} for {board}",
         "",
-        f"A {record['kind']}, exported with recipe {record['recipe']}.",
+        f"A {record['kind']} model, exported with recipe {record['recipe']}.",
         "",
         "## Run it",
         "",

@@ -12,7 +12,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent.parent
 """The bundle: the folder that holds `runtime/`."""
 WRITERS = {"llama-cpp-python": "engine_llama", "onnxruntime-genai": "engine_genai"}
-"""What answers in text, by the engine that the manifest names."""
+"""What answers conversations in text, by the engine that the manifest names."""
+TEXT_TO_TEXT = "text-to-text"
+"""The task of a bundle whose model writes a text for a text, and takes no conversation."""
 MEASURED_TOKENS = 32
 """Of each answer that is measured."""
 
@@ -24,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="of the engine (default: as the manifest says)")
     commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser(
-        "predict", help="label texts, or pairs with a tab between: arguments, or lines from standard input"
+        "predict", help="label texts, or pairs with a tab between, or write a text for each: arguments, or input lines"
     )
     predict.add_argument("texts", nargs="*")
     predict.add_argument("--json", action="store_true", help="one JSON object a line, with the probability")
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if options.command == "info":
-        manifest = json.loads((options.bundle / "manifest.json").read_text(encoding="utf-8"))
+        manifest = _manifest(options)
         print(json.dumps({key: manifest[key] for key in ("name", "target", "engine", "model")}, indent=2))
         return 0
     if options.command == "chat":
@@ -64,6 +66,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "measure":
         print(json.dumps(_measure(options)))
         return 0
+    if _manifest(options)["task"] == TEXT_TO_TEXT:
+        return _rewrite(options)
     engine = importlib.import_module(f"{__package__}.engine_onnx")
     texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
     classifier = engine.Classifier(options.bundle, threads=options.threads)
@@ -85,14 +89,24 @@ def _pair(text: str) -> tuple[str, str]:
     return first, second
 
 
-def _engine(options: argparse.Namespace) -> str:
-    manifest = json.loads((options.bundle / "manifest.json").read_text(encoding="utf-8"))
-    return str(manifest["engine"]["name"])
+def _manifest(options: argparse.Namespace) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((options.bundle / "manifest.json").read_text(encoding="utf-8"))
+    return manifest
+
+
+def _rewrite(options: argparse.Namespace) -> int:
+    """Writes a text for each of some texts."""
+    engine = importlib.import_module(f"{__package__}.engine_seq2seq")
+    model = engine.TextToText(options.bundle, threads=options.threads)
+    for text in options.texts or (line.rstrip("\n") for line in sys.stdin):
+        answer = "".join(model.stream(text))
+        print(json.dumps({"text": text, "answer": answer}, ensure_ascii=False) if options.json else answer, flush=True)
+    return 0
 
 
 def _writer(options: argparse.Namespace) -> Any:
-    """What answers in text."""
-    name = _engine(options)
+    """What answers conversations in text."""
+    name = _manifest(options)["engine"]["name"]
     if name not in WRITERS:
         raise ValueError(f"its engine {name} writes no text; use predict")
     return importlib.import_module(f"{__package__}.{WRITERS[name]}").Chat(options.bundle, threads=options.threads)
@@ -112,7 +126,10 @@ def _chat(options: argparse.Namespace) -> None:
 
 
 def _load_writer(options: argparse.Namespace) -> Any:
-    """What gives the tokens of the answers to some conversations, one by one."""
+    """What gives the tokens of the answers to some conversations, or texts, one by one."""
+    if _manifest(options)["task"] == TEXT_TO_TEXT:
+        model = importlib.import_module(f"{__package__}.engine_seq2seq").TextToText(options.bundle)
+        return lambda texts: (token for text in texts for token in model.tokens(text, max_tokens=MEASURED_TOKENS))
     chat = _writer(options)
     return lambda conversations: (
         token for turns in conversations for token in chat.tokens(chat.prompt(turns), max_tokens=MEASURED_TOKENS)
@@ -133,7 +150,8 @@ def _load_classifier(options: argparse.Namespace) -> Any:
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from . import measure
 
-    writes = _engine(options) in WRITERS
+    told = _manifest(options)
+    writes = told["engine"]["name"] in WRITERS or told["task"] == TEXT_TO_TEXT
     if not writes:
         importlib.import_module(f"{__package__}.engine_onnx")  # it is there before the model's memory is counted
     load = partial(_load_whole_writer if writes else _load_classifier, options)

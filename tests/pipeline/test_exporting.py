@@ -24,8 +24,10 @@ from edgedistill.pipeline.exporting import recipes_for
 from edgedistill.pipeline.exporting.candidates import Candidate, marked
 from edgedistill.runtime.engine_llama import Chat
 from edgedistill.runtime.engine_onnx import Classifier
+from edgedistill.runtime.engine_seq2seq import TextToText
 from edgedistill.teachers import local
 from edgedistill.types import NotMeasured
+from tests.export.seq2seqs import save
 
 LABELS = ("door", "light", "music")
 
@@ -155,6 +157,24 @@ def test_a_decoder_without_rows_follows_its_own_answers(tiny_writer: Path, asked
     assert made.judged_on == "its own greedy answers to 50 questions"
 
 
+@pytest.mark.parametrize("kind", ["t5-gated", "bart"])
+def test_a_text_to_text_model_becomes_a_bundle_that_writes(
+    kind: str, tmp_path: Path, asked: Callable[..., Request]
+) -> None:
+    save(tmp_path / kind, kind)
+    made = pipeline.export(asked(), str(tmp_path / kind))
+    assert (made.kind, made.metric, made.reference) == ("text-to-text", "token agreement", 1)
+    assert made.candidates[-1].passed
+    assert made.fit.measured is not None
+    text = "turn the light on"
+    written = "".join(TextToText(made.bundle).stream(text))
+    assert written
+    command = [sys.executable, "-m", "runtime", "predict", text]
+    done = subprocess.run(command, cwd=made.bundle, capture_output=True, text=True, check=True)
+    assert done.stdout == written + "\n"
+    assert manifest.verify(made.bundle).manifest["model"]["parameters"] > 10_000
+
+
 def test_a_recipe_that_is_asked_for_comes_first_and_only_safer_ones_follow(asked: Callable[..., Request]) -> None:
     from edgedistill import catalog
 
@@ -174,7 +194,7 @@ def test_a_recipe_that_is_asked_for_comes_first_and_only_safer_ones_follow(asked
     [
         ("labels", InputError, "does not know the label 'door'"),
         ("nan", IntegrityError, "not finite"),
-        ("architecture", InputError, "BertModel; classifiers and decoders"),
+        ("architecture", InputError, "BertModel; what is exported"),
         ("config", InputError, "no readable config.json"),
         ("family", InputError, "model_type 'roberta'|family 'roberta'"),
         ("pickled", InputError, "pickled weights are never loaded"),

@@ -1,7 +1,7 @@
 """From any checkpoint to the best file for a board, in a bundle that runs: what `edgedistill export` does.
 
-checkpoint ─► what it is ─► rows, what it says to them ─► ladder of recipes ─► fits the board? ─► bundle
-classifier, decoder                        └─► --all: every recipe, timed
+checkpoint ─► what it is ─► rows ─► ladder of recipes ─► fits the board? ─► same answers there? ─► bundle
+     classifier, decoder, text-to-text └─► --all: every recipe, timed
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edgedistill.store import Store, canonical, publish
 from edgedistill.teachers import local
 from edgedistill.types import Device, Exported, Recipe
 
-ENGINES: Mapping[Kind, str] = {"classifier": "onnxruntime", "decoder": "llama.cpp"}
+ENGINES: Mapping[Kind, str] = {"classifier": "onnxruntime", "decoder": "llama.cpp", "text-to-text": "onnxruntime"}
 """What runs a kind of model, as boards name it."""
 RECORD = "export.json"
 SMALLER = "choose a smaller recipe with --recipe, a shorter --context, or a bigger board"
@@ -69,7 +69,7 @@ def export(
     context: int | None = None,
     watch: Watch = UNWATCHED,
 ) -> Made:
-    """Exports a checkpoint for the request's board: a classifier of the BERT family, or a decoder.
+    """Exports a checkpoint for the request's board: a classifier of the BERT family, a decoder, or a T5 or BART.
 
     Args:
         checkpoint: a folder, or a name on the hub.
@@ -93,7 +93,7 @@ def export(
         source = _source(run, kind, folder, recipes, device, context)
         with run.stage("export") as stage:
             exported = source.write(source.recipes)
-            size = exported.path.stat().st_size
+            size = exported.ladder[-1]["size_bytes"]
             stage.cached, stage.note = False, f"{exported.recipe}, {size / 1e6:.1f} MB"
         recipe = next(recipe for recipe in recipes if recipe.name == exported.recipe)
         made = Made(
@@ -151,7 +151,7 @@ def recipes_for(kind: Kind, device: Device, asked: str | None) -> tuple[Recipe, 
             )
         fitting = fitting[names.index(asked) :]
     kept = [recipe for recipe in fitting if not recipe.on_request or recipe.name == asked]
-    return isa.suited(kept, device.isa, asked=asked) if kind == "classifier" else tuple(kept)
+    return tuple(kept) if kind == "decoder" else isa.suited(kept, device.isa, asked=asked)
 
 
 def _found(checkpoint: str) -> tuple[Path, Kind]:
@@ -166,8 +166,11 @@ def _found(checkpoint: str) -> tuple[Path, Kind]:
         return folder, "decoder"
     if any(name.endswith("ForSequenceClassification") for name in heads):
         return folder, "classifier"
+    if any(name.endswith("ForConditionalGeneration") for name in heads):
+        return folder, "text-to-text"
     raise InputError(
-        f"{folder} is {', '.join(heads) or 'of no architecture'}; classifiers and decoders are exported so far",
+        f"{folder} is {', '.join(heads) or 'of no architecture'}; what is exported are classifiers, decoders and "
+        "text-to-text models",
         hint="edgedistill distill makes a classifier of an encoder",
     )
 
@@ -175,12 +178,16 @@ def _found(checkpoint: str) -> tuple[Path, Kind]:
 def _source(
     run: Run, kind: Kind, folder: Path, recipes: tuple[Recipe, ...], device: Device, context: int | None
 ) -> Source:
+    if context is not None and kind != "decoder":
+        raise InputError("--context is for decoders", hint="[data] max_tokens says how long a classifier's text may be")
     if kind == "classifier":
         from edgedistill.pipeline.exporting.classifier import classifier
 
-        if context is not None:
-            raise InputError("--context is for decoders", hint="[data] max_tokens says how long a text may be")
         return classifier(run, folder, recipes, device)
+    if kind == "text-to-text":
+        from edgedistill.pipeline.exporting.text_to_text import text_to_text
+
+        return text_to_text(run, folder, recipes, device)
     from edgedistill.pipeline.exporting.decoder import decoder
 
     return decoder(run, folder, recipes, device, context)

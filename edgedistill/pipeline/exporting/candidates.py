@@ -17,9 +17,14 @@ from edgedistill.types import Exported, Progress
 
 ROUNDS = 3
 """Turns that each file has when they are timed."""
-SAMPLES: Mapping[Kind, tuple[str, str]] = {"classifier": ("timing", "latency_ms"), "decoder": ("writing", "tokens_s")}
+WRITING = ("writing", "tokens_s")
+SAMPLES: Mapping[Kind, tuple[str, str]] = {
+    "classifier": ("timing", "latency_ms"),
+    "decoder": WRITING,
+    "text-to-text": WRITING,
+}
 """What the runtime is asked to measure, and which of its samples say how fast a file is."""
-FASTER: Mapping[Kind, int] = {"classifier": -1, "decoder": 1}
+FASTER: Mapping[Kind, int] = {"classifier": -1, "decoder": 1, "text-to-text": 1}
 """Whether a greater figure is better: milliseconds are not, tokens a second are."""
 
 
@@ -29,8 +34,8 @@ class Candidate:
 
     Attributes:
         quality: by the metric, on the rows that it was judged on; None where there is no file.
-        speed: median on this machine with one thread: milliseconds a text of a classifier, tokens a second of a
-            decoder; None where it was not timed.
+        speed: median on this machine with one thread: milliseconds a text of a classifier, tokens a second of what
+            writes; None where it was not timed.
         passed: whether it answers like the checkpoint, for the reason that is given.
         best: no other file that holds is as small, as good and as fast, and better in one of these.
     """

@@ -101,7 +101,7 @@ def classifier(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: Devi
         metric="accuracy" if labelled else "agreement",
         judged_on=f"{len(judged)} validation rows" if labelled else f"{len(judged)} texts that come with edgedistill",
         texts=tuple(row.content for row in judged[:TIMED_ROWS]),
-        tokenizer=folder / local.TOKENIZER,
+        tokenizer=lambda _: folder / local.TOKENIZER,
         write=write,
         model=described,
         size_up=lambda size, recipe: fit.of_encoder(size, recipe.bits, device),

@@ -11,9 +11,14 @@ from edgedistill.bundle import assemble
 from edgedistill.export.fit import Fit
 from edgedistill.types import Exported, Measurement, NotMeasured, Recipe
 
-Kind = Literal["classifier", "decoder"]
+Kind = Literal["classifier", "decoder", "text-to-text"]
 OnTarget = tuple[Measurement | NotMeasured, ...]
-ENGINES: Mapping[Kind, str] = {"classifier": "onnxruntime", "decoder": "llama-cpp-python"}
+ENGINES: Mapping[Kind, str] = {
+    "classifier": "onnxruntime",
+    "decoder": "llama-cpp-python",
+    "text-to-text": "onnxruntime",
+}
+"""What a kind of model runs on in a bundle, by its package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +29,7 @@ class Source:
         recipes: for the board, smallest first.
         metric: what files are judged by, and `judged_on` on which rows, for people.
         texts: rows that a file is loaded and timed with.
-        tokenizer: tokenizer.json; None where the file holds it.
+        tokenizer: tokenizer.json; None where the file holds it. It may be made with the file.
         write: makes the smallest file that holds, of some recipes.
         model: what the manifest says of a file.
         size_up: what a file of so many bytes, of a recipe, takes of the board.
@@ -37,7 +42,7 @@ class Source:
     metric: str
     judged_on: str
     texts: tuple[Any, ...]
-    tokenizer: Path | None
+    tokenizer: Callable[[Exported], Path | None]
     write: Callable[[Sequence[Recipe]], Exported]
     model: Callable[[Exported], dict[str, Any]]
     size_up: Callable[[int, Recipe], Fit]
@@ -47,4 +52,5 @@ class Source:
         """Makes a bundle of a file; the folder may hold other files that belong to it."""
         folder.mkdir(exist_ok=True)
         content = {"name": self.name, "target": target, "task": self.kind, "model": self.model(exported)}
-        assemble.pack(folder, exported.path, content, engine=ENGINES[self.kind], threads=1, tokenizer=self.tokenizer)
+        tokenizer = self.tokenizer(exported)
+        assemble.pack(folder, exported.path, content, engine=ENGINES[self.kind], threads=1, tokenizer=tokenizer)

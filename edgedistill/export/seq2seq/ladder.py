@@ -1,0 +1,96 @@
+"""The smallest recipe whose two graphs still write what the checkpoint writes; each step is recorded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from edgedistill.errors import IntegrityError, StageError
+from edgedistill.export.ladder import RECORD, judge
+from edgedistill.export.lint import lint
+from edgedistill.export.seq2seq.parity import compare
+from edgedistill.export.seq2seq.write import MODEL, to_seq2seq
+from edgedistill.store import Output, Store, canonical, digest
+from edgedistill.types import Exported, Progress, Recipe, silent
+
+METRIC = "token agreement"
+"""Share of the tokens of the checkpoint's greedy answers that the graphs find most likely where they stand."""
+
+
+def export(
+    checkpoint: Path,
+    sha256: str,
+    recipes: Sequence[Recipe],
+    texts: Sequence[str],
+    *,
+    tolerance: float | None = None,
+    store: Store,
+    progress: Progress = silent,
+) -> tuple[Exported, Output]:
+    """Turns an encoder–decoder into two graphs, and proves that they write the same.
+
+    Args:
+        sha256: of the checkpoint.
+        recipes: what to try, in this order; static ones are passed over.
+        texts: to be answered by both.
+        tolerance: share of the tokens that may be others; None takes each recipe's own.
+
+    Returns:
+        The folder of the graphs, with tokenizer.json beside it.
+
+    Raises:
+        InputError: no texts, or no checkpoint.
+        StageError: another family, or no recipe holds.
+        IntegrityError: weights that are not finite, or a graph has a fault that must not ship.
+    """
+    inputs = {
+        "record": RECORD,
+        "checkpoint": sha256,
+        "recipes": [asdict(recipe) for recipe in recipes],
+        "tolerance": tolerance,
+        "judged_on": digest(list(texts)),
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+    def produce(folder: Path, _: Path) -> None:
+        steps: list[dict[str, Any]] = []
+        for recipe in recipes:
+            if recipe.scheme == "static":
+                continue
+            shutil.rmtree(folder / MODEL, ignore_errors=True)
+            to_seq2seq(checkpoint, folder, recipe)
+            found = compare(checkpoint, folder, texts, progress=progress)
+            parity = {key: value for key, value in asdict(found).items() if key != "diverges_at"}
+            step = judge(recipe, parity, found.top1_agreement, 1.0, tolerance, metric=METRIC)
+            diverges = [place for place in found.diverges_at if place is not None]
+            size = sum(file.stat().st_size for file in (folder / MODEL).iterdir())
+            steps.append(step | {"size_bytes": size, "first_divergence": min(diverges, default=None)})
+            if step["passed"]:
+                break
+        else:
+            tried = ", ".join(recipe.name for recipe in recipes)
+            raise StageError(f"no recipe answers like the checkpoint: {steps[-1]['reason']}", hint=f"tried: {tried}")
+        findings = [finding for file in (folder / MODEL).glob("*.onnx") for finding in lint(file, recipe=recipe)]
+        if stop := next((finding for finding in findings if finding.severity == "stop"), None):
+            raise IntegrityError(f"the exported file's {stop.where} {stop.cost}")
+        record = {"ladder": steps, "lint": [asdict(finding) for finding in findings]}
+        (folder / "export.json").write_bytes(canonical(record))
+
+    output = store.get("export", inputs, produce)
+    record = json.loads((output.path / "export.json").read_text(encoding="utf-8"))
+    last = record["ladder"][-1]
+    exported = Exported(
+        path=output.path / MODEL,
+        sha256=output.sha256,
+        recipe=last["recipe"],
+        parity=last["parity"],
+        ladder=tuple(record["ladder"]),
+        lint=tuple(record["lint"]),
+    )
+    return exported, output

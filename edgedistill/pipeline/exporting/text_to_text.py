@@ -1,0 +1,88 @@
+"""A model that reads a text and writes another, of the T5 or BART family."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from edgedistill import tasks
+from edgedistill.config import DEMO
+from edgedistill.data import prompts, smarthome
+from edgedistill.distill import generative
+from edgedistill.errors import InputError
+from edgedistill.export import fit
+from edgedistill.export.seq2seq import ladder
+from edgedistill.export.seq2seq.checkpoint import read
+from edgedistill.pipeline.exporting.source import Source
+from edgedistill.pipeline.prepare import counted
+from edgedistill.stages import Run
+from edgedistill.teachers import causal
+from edgedistill.teachers.causal import tokenizer_of
+from edgedistill.teachers.local import TOKENIZER
+from edgedistill.types import Device, Exported, NotMeasured, Recipe
+
+ROWS = 50
+TIMED_ROWS = 8
+SUMMARIZATION = "summarization"
+
+
+def text_to_text(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: Device) -> Source:
+    """Reads the rows. Nothing is asked yet: that needs the files.
+
+    Raises:
+        InputError: the checkpoint or the rows cannot be used, or every text is too long for it.
+    """
+    request = run.request
+    found = generative.find(str(folder))
+    context, tokenizer = read(folder).context, tokenizer_of(folder)
+    with run.stage("rows") as stage:
+        if request.data.folder == DEMO:
+            texts = [row["text"] for row in smarthome.generate()["test"][:ROWS]]
+            stage.note = f"{len(texts)} texts that come with edgedistill"
+        else:
+            task = tasks.find(SUMMARIZATION if tasks.find(request.task).has_labels else request.task)
+            rows, output = prompts.prepare(request.data, task, seed=request.seed, store=run.store)
+            stage.took(output)
+            stage.note = counted(rows)
+            read_rows = prompts.read(rows, "validation")
+            texts = ["\n".join(task.parts(row)) for row in read_rows[:: -(-len(read_rows) // ROWS)]]
+    short = [text for text in texts if len(list(tokenizer(text)["input_ids"])) <= context]
+    if not short:
+        raise InputError(
+            f"every row is longer than the {context} tokens that {folder} takes",
+            hint="give shorter rows with --data",
+        )
+    parameters = sum(_numbers(file) for file in causal.check(folder))
+
+    def write(some: Sequence[Recipe]) -> Exported:
+        exported, _ = ladder.export(
+            folder, found.sha256, some, short, tolerance=request.export.tolerance, store=run.store
+        )
+        return exported
+
+    def described(exported: Exported) -> dict[str, Any]:
+        return {"recipe": exported.recipe, "parameters": parameters, "context": context}
+
+    return Source(
+        kind="text-to-text",
+        name=folder.resolve().name,
+        recipes=tuple(recipe for recipe in recipes if recipe.scheme != "static"),
+        metric=ladder.METRIC,
+        judged_on=f"its own greedy answers to {len(short)} texts",
+        texts=tuple(short[:TIMED_ROWS]),
+        tokenizer=lambda exported: exported.path.parent / TOKENIZER,
+        write=write,
+        model=described,
+        size_up=lambda size, recipe: fit.of_encoder(size, recipe.bits, device),
+        check=lambda *_: (NotMeasured(name="answers_equal", reason="writing is not run under emulation"),),
+    )
+
+
+def _numbers(file: Path) -> int:
+    """How many weights a file holds, from its header."""
+    with safe_open(file, "numpy") as opened:
+        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
