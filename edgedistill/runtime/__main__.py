@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "measure":
         print(json.dumps(_measure(options)))
         return 0
-    if _manifest(options)["task"] == TEXT_TO_TEXT:
+    if _manifest(options).get("task") == TEXT_TO_TEXT:
         return _rewrite(options)
     engine = importlib.import_module(f"{__package__}.engine_onnx")
     texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
@@ -127,7 +127,7 @@ def _chat(options: argparse.Namespace) -> None:
 
 def _load_writer(options: argparse.Namespace) -> Any:
     """What gives the tokens of the answers to some conversations, or texts, one by one."""
-    if _manifest(options)["task"] == TEXT_TO_TEXT:
+    if _manifest(options).get("task") == TEXT_TO_TEXT:
         model = importlib.import_module(f"{__package__}.engine_seq2seq").TextToText(options.bundle)
         return lambda texts: (token for text in texts for token in model.tokens(text, max_tokens=MEASURED_TOKENS))
     chat = _writer(options)
@@ -151,7 +151,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     from . import measure
 
     told = _manifest(options)
-    writes = told["engine"]["name"] in WRITERS or told["task"] == TEXT_TO_TEXT
+    writes = told["engine"]["name"] in WRITERS or told.get("task") == TEXT_TO_TEXT
     if not writes:
         importlib.import_module(f"{__package__}.engine_onnx")  # it is there before the model's memory is counted
     load = partial(_load_whole_writer if writes else _load_classifier, options)
