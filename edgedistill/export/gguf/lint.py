@@ -153,11 +153,21 @@ def _type_of_file(declared: Any) -> Type | None:
     return None
 
 
+def _is_mixture(declared: Any) -> bool:
+    """Whether a file type is named after its bits: MOSTLY_IQ3_XS holds IQ3_S and IQ3_XXS, and neither has its name."""
+    try:
+        return LlamaFileType(declared).name.startswith("MOSTLY_IQ")
+    except ValueError:
+        return False
+
+
 def _file_type(found: Header) -> Iterator[Finding]:
     declared, main = found.metadata.get("general.file_type"), _main_type(found)
     asked = _type_of_file(declared)
     # A file in the type that all of it fell back to has findings that say so.
     if main is None or (asked is not None and main in {asked, FALLBACK.get(asked)}):
+        return
+    if asked is None and _is_mixture(declared):
         return
     yield Finding(
         severity="error",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,9 +157,15 @@ def _plan(
         float32 = GGMLQuantizationType.F32
         yield Placed(name=name, source="", shape=tuple(made.shape), type=float32, change=None, made=made)
     head = found.arch != gguf.MODEL_ARCH.BERT and not tied(config)
-    for needed in ("token_embd.weight", *(("output.weight",) if head else ())):
+    for needed in ("token_embd.weight", *(("output.weight",) if head else ()), *_of_layers(seen, config)):
         if needed not in seen:
             raise StageError(f"{checkpoint} has no weight for {needed}", hint="is the checkpoint complete?")
+
+
+def _of_layers(seen: Collection[str], config: Config) -> list[str]:
+    """What every layer has where any of them has it: in the families that are written all layers are alike."""
+    parts = sorted({name.split(".", 2)[2] for name in seen if name.startswith("blk.")})
+    return [f"blk.{layer}.{part}" for layer in range(config["num_hidden_layers"]) for part in parts]
 
 
 def _type(name: str, shape: tuple[int, ...], wanted: GGMLQuantizationType) -> GGMLQuantizationType:

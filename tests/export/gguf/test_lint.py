@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType
 
 from edgedistill import catalog
 from edgedistill.export.gguf import byte_level, header
@@ -112,6 +112,11 @@ def test_a_head_left_unquantized_is_found_with_what_it_costs(good: Path, tmp_pat
 def test_wrong_metadata_is_found_by_its_key(key: str, value: object, what: str, good: Path, tmp_path: Path) -> None:
     findings = lint(altered(good, tmp_path / "x.gguf", {key: value}))
     assert any(one.where == key and what in one.what for one in findings), findings
+
+
+def test_a_mixture_that_is_named_after_its_bits_is_no_fault(good: Path, tmp_path: Path) -> None:
+    mixture = int(LlamaFileType.MOSTLY_IQ3_XS)
+    assert not lint(altered(good, tmp_path / "mixture.gguf", {"general.file_type": mixture}))
 
 
 def test_a_vocabulary_of_another_size_than_the_embeddings_is_found(good: Path, tmp_path: Path) -> None:

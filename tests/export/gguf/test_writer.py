@@ -103,6 +103,18 @@ def test_a_weight_that_is_not_finite_stops_it_with_the_weights_name(
     assert not (tmp_path / "model.gguf").exists()
 
 
+@pytest.mark.parametrize("family", ["smollm2", "phi3", "gemma2"])
+def test_a_weight_that_one_layer_lacks_is_named(family: str, checkpoint: Make, tmp_path: Path) -> None:
+    (tmp_path / "short").mkdir()
+    short = changed(checkpoint(family), tmp_path / "short", "model.norm.weight", torch.ones(64))
+    weights = load_file(short / "model.safetensors")
+    save_file(
+        {k: v for k, v in weights.items() if k != "model.layers.1.self_attn.o_proj.weight"}, short / "model.safetensors"
+    )
+    with pytest.raises(StageError, match=r"no weight for blk\.1\.attn_output\.weight"):
+        to_gguf(short, tmp_path / "model.gguf")
+
+
 def test_a_weight_beyond_half_precision_is_refused_and_fits_bfloat16(checkpoint: Make, tmp_path: Path) -> None:
     (tmp_path / "large").mkdir()
     name = "model.layers.0.mlp.up_proj.weight"

@@ -1,0 +1,50 @@
+"""What a file takes of a board is a sum that a reader can follow, and what was measured counts before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from edgedistill import catalog
+from edgedistill.export import fit
+
+SMOLLM2 = {
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+}
+
+
+def test_a_decoder_keeps_keys_and_values_of_its_context() -> None:
+    board = catalog.device("raspberrypi5")
+    short, long = (fit.of_decoder(100_000_000, SMOLLM2, context, board) for context in (1000, 2000))
+    # 30 layers, keys and values of 3 heads of 64 numbers, two bytes each
+    assert short.parts["keys and values of 1000 tokens"] == 1000 * 30 * 2 * 3 * 64 * 2
+    assert long.memory - short.memory == 1000 * 30 * 2 * 3 * 64 * 2
+    assert short.problem is None
+
+
+def test_the_size_of_a_head_may_be_its_own_and_every_head_may_have_keys() -> None:
+    board = catalog.device("raspberrypi5")
+    config = {**SMOLLM2, "head_dim": 128, "num_key_value_heads": None}
+    assert fit.of_decoder(1, config, 10, board).parts["keys and values of 10 tokens"] == 10 * 30 * 2 * 9 * 128 * 2
+
+
+@pytest.mark.parametrize(("bits", "copies"), [(8, 1), (16, 2)])
+def test_an_encoders_weights_are_there_twice_and_halves_are_widened(bits: int, copies: int) -> None:
+    found = fit.of_encoder(10_000_000, bits, catalog.device("raspberrypi5"))
+    assert found.parts["weights"] == found.parts["packed copy"] == copies * 10_000_000
+
+
+def test_what_was_measured_counts_before_what_was_predicted() -> None:
+    board = replace(catalog.device("raspberrypi5"), ram_usable_bytes=100_000_000)
+    predicted = fit.of_encoder(1_000_000, 8, board)
+    assert predicted.problem is None
+    assert "takes 120 MB" in str(replace(predicted, measured=120e6).problem)
+    large = fit.of_encoder(80_000_000, 8, board)
+    assert "is predicted to take 215 MB (runtime 55 + weights 80 + packed copy 80)" in str(large.problem)
+    assert replace(large, measured=90e6).problem is None
+    assert "of storage" in str(replace(predicted, storage_available=1e6).problem)
