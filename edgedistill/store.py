@@ -252,11 +252,25 @@ def publish(
     Raises:
         StageError: target exists and is not ours, or holds what is not ours.
     """
+    check_target(target, owned=owned, strays=strays)
     aside = target.with_name(f".{target.name}.old")
     fresh = target.with_name(f".{target.name}.new")
     with disk_errors(target):
         for left in (aside, fresh):
             shutil.rmtree(left, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(ENTRY))
+        if target.exists():
+            replace(target, aside)
+        replace(fresh, target)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_target(
+    target: Path, *, owned: Callable[[Path], bool], strays: Callable[[Path], Sequence[str]] = lambda _: ()
+) -> None:
+    """Refuses to replace what is not ours; for the arguments and errors see `publish`."""
+    with disk_errors(target):
         if target.exists() and (target.is_symlink() or not owned(target)):
             raise StageError(f"{target} exists and was not made by edgedistill", hint="move it away, or use --out")
         if target.exists() and (found := strays(target)):
@@ -265,12 +279,6 @@ def publish(
                 f"{target} would be replaced, and holds what edgedistill did not put there: {named}",
                 hint="move these files somewhere else, or use --out",
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(ENTRY))
-        if target.exists():
-            replace(target, aside)
-        replace(fresh, target)
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager

@@ -223,6 +223,7 @@ def export_tables(made: Made) -> list[RenderableType]:
     here = "" if fit.measured is None else f", {_value(fit.measured, 'bytes')} measured here"
     parts = ", ".join(f"{name} {_value(value, 'bytes')}" for name, value in fit.parts.items())
     said.append(f"Memory: {_value(fit.memory, 'bytes')} predicted ({parts}){here}.")
+    said += made.notes
     for found in made.on_target:
         if isinstance(found, NotMeasured):
             said.append(f"Not emulated: {found.reason}" + (f"; {found.remedy}" if found.remedy else "") + ".")

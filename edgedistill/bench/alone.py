@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from edgedistill import catalog
@@ -11,6 +12,8 @@ from edgedistill.data import smarthome
 from edgedistill.data.read import ALL, Rejected, find_files, read_rows
 from edgedistill.errors import InputError
 from edgedistill.types import Progress, Subject, silent
+
+CLASSIFIERS = ("classification", "classifier")
 
 
 def bench(bundle: Path, data: str | None, *, threads: int, progress: Progress = silent) -> Subject:
@@ -22,9 +25,15 @@ def bench(bundle: Path, data: str | None, *, threads: int, progress: Progress = 
         threads: as many as the bundle was built for.
 
     Raises:
-        InputError: the rows cannot be read.
+        InputError: the rows cannot be read, or the bundle is no classifier's.
         EngineCrashed: a measuring process died.
     """
+    task = json.loads((bundle / "manifest.json").read_text(encoding="utf-8")).get("task")
+    if task not in CLASSIFIERS:
+        raise InputError(
+            f"{bundle} is for {task}, and classifiers are measured so far",
+            hint="in its folder: python -m runtime measure --what writing --texts FILE",
+        )
     workload = catalog.workload("classification")
     texts = protocol.spread(_texts(data), workload.rows)
     contestant = protocol.bundle_contestant(bundle, texts, workload, threads)

@@ -84,7 +84,6 @@ def export_card(name: str, board: str, record: Mapping[str, Any]) -> str:
         board: for people.
         record: what the export came to, as in `export.json`.
     """
-    run = 'chat "your question"' if record["kind"] == "decoder" else 'predict "your text"'
     steps = [
         f"| {step['recipe']} | {_megabytes(step['size_bytes'])} | {_share(step['quality'])} | "
         f"{'yes' if step['passed'] else 'no'} | {step['reason']} |"
@@ -103,7 +102,7 @@ def export_card(name: str, board: str, record: Mapping[str, Any]) -> str:
         "",
         "```",
         "pip install -r requirements.txt",
-        f"python -m runtime {run}",
+        f"python -m runtime {record['command']}",
         "```",
         "",
         "## Whether it answers like its checkpoint",
@@ -115,11 +114,14 @@ def export_card(name: str, board: str, record: Mapping[str, Any]) -> str:
         *steps,
         "",
         "Of the chosen file against the checkpoint: "
-        + ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in record["parity"].items())
+        + ", ".join(
+            f"{key.replace('_', ' ')} {value:.4g}" for key, value in record["parity"].items() if value is not None
+        )
         + ".",
         "",
         f"Memory predicted for the board: {_megabytes(fit['memory'])}{measured}.",
         "",
+        *record["notes"],
     ]
     return "\n".join(lines)
 

@@ -57,15 +57,18 @@ class Writer:
     sha256: str
 
 
-def find(model: str) -> Writer:
+def find(model: str, *, what: str = "teacher") -> Writer:
     """A local decoder, or the hub's copy of one.
+
+    Args:
+        what: it is for its user, in messages.
 
     Raises:
         InputError: there is none, or it may not be loaded.
     """
-    folder = local.locate(model, patterns=("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"))
+    folder = local.locate(model, patterns=local.FILES, what=what)
     weights = causal.check(folder)
-    told = [*weights, *(path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".jinja"))]
+    told = [*weights, *(path for path in sorted(folder.iterdir()) if f"*{path.suffix}" in local.FILES[1:])]
     return Writer(folder=folder, sha256=digest({path.name: file_sha256(path) for path in told}))
 
 

@@ -166,7 +166,7 @@ def _logits(
     """What a classifier says to the rows. Shape: [rows, labels]."""
     from tokenizers import Tokenizer
 
-    facts = local.inspect(folder, labels, name=folder.name)
+    facts = local.inspect(folder, labels, name=folder.name, what="checkpoint")
     if not facts.has_head:
         raise InputError(f"{folder} has no head for the {len(labels)} labels", hint="give a fine-tuned checkpoint")
     model: Any = local.load(folder, labels)

@@ -31,7 +31,8 @@ class Fit:
     Attributes:
         parts: of the predicted memory, by name.
         storage: the bundle and what it needs installed.
-        measured: resident memory of the runtime on this machine with the file loaded and used; None before it was.
+        measured: resident memory of the runtime on this machine with the file loaded, all of its context set aside,
+            and some rows answered; None before it was.
     """
 
     parts: Mapping[str, float]
@@ -47,7 +48,7 @@ class Fit:
 
     @property
     def problem(self) -> str | None:
-        """What does not fit, with the arithmetic; what was measured counts before what was predicted."""
+        """What does not fit, with the arithmetic; where it was measured, that counts and not the prediction."""
         needed, how = (self.memory, "is predicted to take") if self.measured is None else (self.measured, "takes")
         if needed > self.memory_available:
             made_of = " + ".join(f"{name} {value / 1e6:.0f}" for name, value in self.parts.items())

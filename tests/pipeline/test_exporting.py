@@ -13,21 +13,27 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 from transformers import BertConfig, BertForSequenceClassification
 
-from edgedistill import pipeline
+from edgedistill import catalog, pipeline, tasks
 from edgedistill.bundle import manifest
 from edgedistill.config import Request, read_request
+from edgedistill.distill.generative import PLAIN
 from edgedistill.errors import InputError, IntegrityError, PlanRefused, StageError
+from edgedistill.export.gguf import ladder
 from edgedistill.pipeline.exporting import recipes_for
 from edgedistill.pipeline.exporting.candidates import Candidate, marked
+from edgedistill.pipeline.exporting.source import Kind, named
 from edgedistill.runtime.engine_llama import Chat
 from edgedistill.runtime.engine_onnx import Classifier
 from edgedistill.runtime.engine_seq2seq import TextToText
 from edgedistill.teachers import local
 from edgedistill.types import NotMeasured
+from tests.distill.chats import CHATML, GEMMA, chat_tokenizer
+from tests.distill.decoders import decoder
 from tests.export.seq2seqs import save
+from tests.pipeline.requests import write_rows
 
 LABELS = ("door", "light", "music")
 
@@ -137,18 +143,92 @@ def test_pairs_are_exported_as_pairs(sorter: Path, pairs: Path, tmp_path: Path, 
 
 def test_a_decoder_becomes_a_bundle_that_chats(tiny_writer: Path, talks: Path, asked: Callable[..., Request]) -> None:
     request = asked(data=str(talks), task="conversation")
-    made = pipeline.export(request, str(tiny_writer), context=100)
+    made = pipeline.export(request, str(tiny_writer), context=124)
     assert made.kind == "decoder"
     assert made.metric == "token accuracy"
     assert made.judged_on == "the answers of 10 rows"
     assert made.candidates[-1].passed
     assert all(not one.passed for one in made.candidates[:-1])
-    assert "keys and values of 100 tokens" in made.fit.parts
+    assert "keys and values of 124 tokens" in made.fit.parts
     written = list(Chat(made.bundle).stream([{"role": "user", "content": "turn on the light"}], max_tokens=8))
     assert written
     command = [sys.executable, "-m", "runtime", "chat", "turn on the light", "--max-tokens", "8"]
     done = subprocess.run(command, cwd=made.bundle, capture_output=True, text=True, check=True)
     assert done.stdout.rstrip("\n") == "".join(written).rstrip("\n")
+
+
+@pytest.mark.parametrize("template", ["a system's turn is refused", "none", "a first piece of its own"])
+def test_a_decoder_is_judged_on_what_its_bundle_reads(
+    template: str, tmp_path: Path, talks: Path, asked: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, tokenizer = tmp_path / "writer", chat_tokenizer(GEMMA if "system" in template else CHATML)
+    if template == "none":
+        tokenizer.chat_template = None
+    elif "first" in template:  # that no template writes
+        start = ("<bos>", tokenizer.convert_tokens_to_ids("<bos>"))
+        tokenizer.bos_token = "<bos>"
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[start]
+        )
+    tokenizer.save_pretrained(folder)
+    model = decoder(
+        "SmolLM2-135M-Instruct",
+        vocab_size=len(tokenizer),
+        max_position_embeddings=200,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+    )
+    model.save_pretrained(folder)
+    judged: list[Any] = []
+    real = ladder.reference
+    monkeypatch.setattr(ladder, "reference", lambda *given, **more: judged.append(real(*given, **more)) or judged[0])
+    made = pipeline.export(asked(data=str(talks), task="conversation"), str(folder))
+    turns = json.loads((talks / "validation.jsonl").read_text().splitlines()[0])["messages"][:-1]
+    system = tasks.find("conversation").messages({"messages": [*turns, {"role": "assistant", "content": "x"}]}, PLAIN)
+    assert tuple(Chat(made.bundle).prompt(list(system))) in judged[0].ids
+
+
+def test_a_row_that_is_longer_than_the_context_is_left_out(
+    tiny_writer: Path, tmp_path: Path, asked: Callable[..., Request]
+) -> None:
+    def row(words: int) -> dict[str, Any]:
+        question = "turn on the light " * words
+        return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "song"}]}
+
+    splits = {
+        "train": [row(words) for words in range(13, 40)],
+        "validation": [row(60), row(1), row(2)],
+        "test": [row(words) for words in range(3, 13)],
+    }
+    rows = write_rows(tmp_path / "rows", splits)
+    made = pipeline.export(asked(data=str(rows), task="conversation"), str(tiny_writer))
+    assert made.judged_on == "the answers of 2 rows"
+    with pytest.raises(InputError, match="none of 3 rows can be asked"):
+        pipeline.export(asked(data=str(rows), task="conversation"), str(tiny_writer), context=64)
+
+
+def test_two_labels_without_names_have_their_usual_ones(
+    sorter: Path, tmp_path: Path, asked: Callable[..., Request]
+) -> None:
+    folder = tmp_path / "two"
+    model = BertForSequenceClassification.from_pretrained(sorter, num_labels=2, ignore_mismatched_sizes=True)
+    model.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    local.save(model, folder)
+    shutil.copyfile(sorter / "tokenizer.json", folder / "tokenizer.json")
+    assert "id2label" not in json.loads((folder / "config.json").read_text())
+    made = pipeline.export(asked(), str(folder))
+    assert Classifier(made.bundle).labels == ["LABEL_0", "LABEL_1"]
+
+
+def test_pairs_need_rows_of_pairs(sorter: Path, asked: Callable[..., Request]) -> None:
+    with pytest.raises(InputError, match="are no pairs"):
+        pipeline.export(asked(task="nli"), str(sorter))
+
+
+def test_a_name_on_the_hub_is_the_name_of_the_bundle(tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    assert named("someone/tiny-bert", snapshot) == "tiny-bert"
+    assert named(str(snapshot), snapshot) == "0" * 40
 
 
 def test_a_decoder_without_rows_follows_its_own_answers(tiny_writer: Path, asked: Callable[..., Request]) -> None:
@@ -176,8 +256,6 @@ def test_a_text_to_text_model_becomes_a_bundle_that_writes(
 
 
 def test_a_recipe_that_is_asked_for_comes_first_and_only_safer_ones_follow(asked: Callable[..., Request]) -> None:
-    from edgedistill import catalog
-
     board = catalog.device("raspberrypi5")
     assert next(one.name for one in recipes_for("decoder", board, None)) == "gguf-q4_0"
     assert [one.name for one in recipes_for("decoder", board, "gguf-q8_0")] == ["gguf-q8_0", "gguf-f16"]
@@ -185,8 +263,16 @@ def test_a_recipe_that_is_asked_for_comes_first_and_only_safer_ones_follow(asked
     assert recipes_for("classifier", board, "onnx-int4")[0].name == "onnx-int4"
     with pytest.raises(PlanRefused, match="not one for a decoder on"):
         recipes_for("decoder", board, "onnx-fp32")
-    with pytest.raises(PlanRefused, match=r"runs onnxruntime-web, and a decoder is exported for llama\.cpp"):
-        recipes_for("decoder", catalog.device("browser"), None)
+    assert all(one.scheme != "static" for one in recipes_for("text-to-text", board, None))
+    with pytest.raises(PlanRefused, match="not one for a text-to-text on"):
+        recipes_for("text-to-text", board, "onnx-int8-static")
+
+
+@pytest.mark.parametrize("board", ["browser", "iphone", "android-low", "iot-armv7"])
+@pytest.mark.parametrize("kind", ["classifier", "decoder", "text-to-text"])
+def test_boards_without_python_get_no_bundle_that_needs_it(kind: Kind, board: str) -> None:
+    with pytest.raises(PlanRefused, match="is exported for"):
+        recipes_for(kind, catalog.device(board), None)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +282,11 @@ def test_a_recipe_that_is_asked_for_comes_first_and_only_safer_ones_follow(asked
         ("nan", IntegrityError, "not finite"),
         ("architecture", InputError, "BertModel; what is exported"),
         ("config", InputError, "no readable config.json"),
-        ("family", InputError, "model_type 'roberta'|family 'roberta'"),
+        ("family", InputError, "family 'roberta'"),
         ("pickled", InputError, "pickled weights are never loaded"),
+        ("several labels", InputError, "multi_label_classification; one label of several"),
+        ("no list", InputError, "no list of labels by number"),
+        ("one label", InputError, "a head of 1 label"),
     ],
 )
 def test_what_cannot_be_exported_is_one_clear_error(
@@ -216,6 +305,12 @@ def test_what_cannot_be_exported_is_one_clear_error(
         config["id2label"] = {0: "a", 1: "b", 2: "c"}
     elif spoil == "architecture":
         config["architectures"] = ["BertModel"]
+    elif spoil == "several labels":
+        config["problem_type"] = "multi_label_classification"
+    elif spoil == "no list":
+        config["id2label"] = ["door", "light", "music"]
+    elif spoil == "one label":
+        config["id2label"] = {"0": "door"}
     elif spoil == "family":
         config["model_type"] = "roberta"
     elif spoil == "nan":
@@ -252,7 +347,7 @@ def test_a_file_that_does_not_fit_is_refused_with_the_arithmetic(
     assert small != board
     (tmp_path / "devices" / "tight.toml").write_text(small.replace('aliases = ["rpi3", "pi3"]', "aliases = []"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(PlanRefused, match=r"predicted to take 55 MB \(runtime 55 \+ weights 0 .* and 50 MB are free"):
+    with pytest.raises(PlanRefused, match=r"takes \d+ MB \(runtime 55 \+ weights 0 .* and 50 MB are free"):
         pipeline.export(asked(target="tight", data=str(tiny_rows)), str(sorter))
 
 

@@ -85,6 +85,7 @@ def _answer(
     *,
     file: str,
     texts: Sequence[str],
+    special: bool,
     prompts: Sequence[list[int]],
     forced: Sequence[list[int]],
     threads: int,
@@ -92,7 +93,8 @@ def _answer(
     """Pieces of each text, and the most likely token at each position along the answers given with the prompts.
 
     Up to the first of them that differs from the answer they are what greedy generation gives: the tokens before it
-    are the same. logits-N.npy is float32 [len(forced[N]), vocabulary]: row i is what token i is chosen by.
+    are the same. With `special` the tokenizer puts its own first piece before a text. logits-N.npy is float32
+    [len(forced[N]), vocabulary]: row i is what token i is chosen by.
     """
     import numpy as np
 
@@ -105,7 +107,7 @@ def _answer(
         logits = np.array(model.scores[len(prompt) - 1 : model.n_tokens], dtype=np.float32)
         np.save(folder / f"logits-{number}.npy", logits, allow_pickle=False)
         best.append([int(token) for token in logits.argmax(axis=1)])
-    pieces = [model.tokenize(text.encode(), add_bos=True, special=True) for text in texts]
+    pieces = [model.tokenize(text.encode(), add_bos=special, special=True) for text in texts]
     return {"best": best, "pieces": pieces}
 
 

@@ -7,31 +7,35 @@ asked for its own greedy answers, of which it finds each token itself.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgedistill.errors import IntegrityError, MissingExtra, StageError
-from edgedistill.export.gguf import header
 from edgedistill.export.gguf.imatrix import importance
 from edgedistill.export.gguf.lint import lint
-from edgedistill.export.gguf.parity import compare, reference
+from edgedistill.export.gguf.parity import NEW_TOKENS, Reference, compare, reference
 from edgedistill.export.gguf.quantize import quantize
 from edgedistill.export.gguf.writer import to_gguf
-from edgedistill.export.ladder import judge
+from edgedistill.export.ladder import STEPS, judge
 from edgedistill.export.silence import no_advice
 from edgedistill.store import Output, Store, canonical, digest
+from edgedistill.teachers.causal import tokenizer_of
 from edgedistill.teachers.local import quiet
 from edgedistill.types import Exported, Progress, Recipe, silent
 
 MODEL = "model.gguf"
 PACKAGE = "llama-cpp-python"
+TEMPLATE = "tokenizer.chat_template"
 UNTOUCHED = "f16"
 """The scheme that the checkpoint is written in, before any quantization."""
 
@@ -41,7 +45,7 @@ class Judged:
     """What files are judged on.
 
     Attributes:
-        prompts: whole texts, chat template applied.
+        prompts: whole texts, chat template applied, in which the tokenizer adds nothing of its own.
         answers: what follows each of them; None takes what the checkpoint says.
         calibration: token ids of other rows, from which the importance of each weight is measured; without any the
             recipes do without it.
@@ -52,11 +56,40 @@ class Judged:
     calibration: tuple[tuple[int, ...], ...] = ()
 
 
+class Original:
+    """A checkpoint that files are made of; what is measured on it is measured once, however many files there are.
+
+    Args:
+        sha256: of the checkpoint.
+    """
+
+    def __init__(self, checkpoint: Path, sha256: str, on: Judged) -> None:
+        self.checkpoint = checkpoint
+        self.sha256 = sha256
+        self.on = on
+        self.progress: Progress = silent
+
+    @functools.cached_property
+    def reference(self) -> Reference:
+        """What it says along the answers."""
+        return reference(
+            self.checkpoint, self.on.prompts, self.on.answers, special=False, progress=self._told("asking it")
+        )
+
+    @functools.cached_property
+    def importance(self) -> dict[str, NDArray[np.float32]] | None:
+        """How much each column of its matrices matters on the calibration rows."""
+        if not self.on.calibration:
+            return None
+        return importance(self.checkpoint, self.on.calibration, progress=self._told("importance of its weights"))
+
+    def _told(self, what: str) -> Progress:
+        return lambda done, total, note="": self.progress(done, total, note or what)
+
+
 def export(
-    checkpoint: Path,
-    sha256: str,
+    original: Original,
     recipes: Sequence[Recipe],
-    on: Judged,
     *,
     tolerance: float | None = None,
     store: Store,
@@ -65,7 +98,6 @@ def export(
     """Turns a decoder into one GGUF file, and proves that it answers the same.
 
     Args:
-        sha256: of the checkpoint.
         recipes: what to try, in this order.
         tolerance: token accuracy that the file may lose against the checkpoint; None takes each recipe's own.
 
@@ -77,30 +109,32 @@ def export(
         EngineCrashed: llama.cpp could not run the file.
     """
     inputs = {
-        "checkpoint": sha256,
+        "steps": STEPS,
+        "checkpoint": original.sha256,
         "recipes": [asdict(recipe) for recipe in recipes],
         "tolerance": tolerance,
-        "judged_on": digest(asdict(on)),
-        "gguf": version("gguf"),
+        "judged_on": digest(asdict(original.on)),
+        "new_tokens": NEW_TOKENS,
+        **{package: version(package) for package in ("gguf", "transformers")},
         PACKAGE: engine_version(),
     }
 
-    def produce(folder: Path, _: Path) -> None:
-        with tempfile.TemporaryDirectory() as work, no_advice(), quiet():
-            _produce(folder, Path(work) / "whole.gguf")
+    def produce(folder: Path, work: Path) -> None:
+        original.progress = progress
+        with no_advice(), quiet():
+            _produce(folder, work / "whole.gguf")
 
     def _produce(folder: Path, whole: Path) -> None:
         threads = os.cpu_count() or 1
-        to_gguf(checkpoint, whole, precision="f16", progress=progress)
-        expected = reference(checkpoint, on.prompts, on.answers, progress=progress)
-        weights = importance(checkpoint, on.calibration, progress=progress) if on.calibration else None
+        to_gguf(original.checkpoint, whole, precision="f16", progress=progress)
+        expected = original.reference
         steps: list[dict[str, Any]] = []
         for recipe in recipes:
             try:
                 if recipe.scheme == UNTOUCHED:
                     shutil.copyfile(whole, folder / MODEL)
                 else:
-                    quantize(whole, folder / MODEL, recipe, importance=weights, threads=threads)
+                    quantize(whole, folder / MODEL, recipe, importance=original.importance, threads=threads)
             except StageError as error:  # widths that its blocks do not divide
                 steps.append(_refused(recipe, error.message))
                 continue
@@ -116,8 +150,11 @@ def export(
                 break
         else:
             raise StageError(f"no recipe answers like the checkpoint: {steps[-1]['reason']}", hint=_hint(steps))
+        whole.unlink()
         findings = lint(folder / MODEL)
-        if wrong := next((finding for finding in findings if finding.severity == "error"), None):
+        untemplated = tokenizer_of(original.checkpoint).chat_template is None  # which is no fault of the file
+        errors = (one for one in findings if one.severity == "error" and not (untemplated and one.where == TEMPLATE))
+        if wrong := next(errors, None):
             raise IntegrityError(f"the exported file's {wrong.where}: {wrong.what}; {wrong.cost}")
         record = {"ladder": steps, "lint": [asdict(finding) for finding in findings]}
         (folder / "export.json").write_bytes(canonical(record))
@@ -142,11 +179,6 @@ def engine_version() -> str:
         return version(PACKAGE)
     except PackageNotFoundError as error:
         raise MissingExtra(PACKAGE, extra="gguf") from error
-
-
-def context_of(file: Path) -> int:
-    """How many tokens a file says that its model reads at most."""
-    return int(header.read(file).of_family("context_length"))
 
 
 def _refused(recipe: Recipe, reason: str) -> dict[str, Any]:

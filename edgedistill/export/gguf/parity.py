@@ -64,12 +64,14 @@ class Reference:
         prompts: the texts; `ids`: their pieces.
         answers: the tokens after each prompt: given ones, or those that it says itself.
         logits: that each of them follows from. Shape of each: [tokens, vocabulary], float32.
+        special: whether the tokenizer put its own first piece before a prompt.
     """
 
     prompts: tuple[str, ...]
     ids: tuple[tuple[int, ...], ...]
     answers: tuple[tuple[int, ...], ...]
     logits: tuple[NDArray[np.float32], ...]
+    special: bool = True
 
     @property
     def best(self) -> tuple[tuple[int, ...], ...]:
@@ -88,6 +90,7 @@ def reference(
     answers: Sequence[str] | None = None,
     *,
     new_tokens: int = NEW_TOKENS,
+    special: bool = True,
     progress: Progress = silent,
 ) -> Reference:
     """Asks the checkpoint in transformers, in float32.
@@ -96,11 +99,13 @@ def reference(
         prompts: whole texts, chat template applied.
         answers: to follow each prompt along; None has the checkpoint answer greedily.
         new_tokens: of an answer, at most; one of its own ends with the checkpoint's end of text.
+        special: whether the tokenizer puts its own first piece before each prompt. A conversation has what the template
+            writes, and nothing else.
 
     Raises:
         InputError: no prompts, an empty one, an empty answer, or no checkpoint.
     """
-    ids = _ids(checkpoint, prompts)
+    ids = _ids(checkpoint, prompts, special=special)
     given = None if answers is None else _ids(checkpoint, answers, special=False)
     model = load(checkpoint, read_config(checkpoint))
     ends = _ends(model)
@@ -115,7 +120,11 @@ def reference(
         logits.append(scores)
         progress(number + 1, len(ids))
     return Reference(
-        prompts=tuple(prompts), ids=tuple(tuple(one) for one in ids), answers=tuple(said), logits=tuple(logits)
+        prompts=tuple(prompts),
+        ids=tuple(tuple(one) for one in ids),
+        answers=tuple(said),
+        logits=tuple(logits),
+        special=special,
     )
 
 
@@ -131,6 +140,7 @@ def compare(expected: Reference, file: Path, *, threads: int = 1) -> Parity:
         "do": "answer",
         "file": str(file.resolve()),
         "texts": expected.prompts,
+        "special": expected.special,
         "prompts": expected.ids,
         "forced": expected.answers,
         "threads": threads,
@@ -219,8 +229,8 @@ def _greedy(model: Any, prompt: list[int], count: int, ends: set[int]) -> tuple[
 def _along(model: Any, prompt: list[int], answer: list[int]) -> NDArray[np.float32]:
     """The logits that each token of a given answer follows from: [tokens, vocabulary]."""
     with torch.inference_mode():
-        found = model(input_ids=torch.tensor([[*prompt, *answer[:-1]]]))
-    logits: NDArray[np.float32] = found.logits[0, len(prompt) - 1 :].numpy()
+        found = model(input_ids=torch.tensor([[*prompt, *answer[:-1]]]), logits_to_keep=len(answer))
+    logits: NDArray[np.float32] = found.logits[0].numpy()
     return logits
 
 
@@ -252,7 +262,7 @@ def _figures(references: Sequence[NDArray[np.float32]], files: Iterator[NDArray[
         "positions": count,
         "top1_agreement": float(whole["top1"].mean()),
         "kl": float(whole["kl"].mean()),
-        "kl_error": float(whole["kl"].std(ddof=1) / math.sqrt(count)) if count > 1 else math.inf,
+        "kl_error": float(whole["kl"].std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
         "max_error": float(whole["max"].max()),
         "mean_error": float(whole["mean"].mean()),
         "cosine": float(whole["cosine"].mean()),

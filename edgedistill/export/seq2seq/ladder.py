@@ -6,15 +6,14 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from edgedistill.errors import IntegrityError, StageError
-from edgedistill.export.ladder import RECORD, judge
+from edgedistill.export.ladder import STEPS, judge
 from edgedistill.export.lint import lint
-from edgedistill.export.seq2seq.parity import compare
+from edgedistill.export.seq2seq.parity import NEW_TOKENS, compare
 from edgedistill.export.seq2seq.write import MODEL, to_seq2seq
 from edgedistill.store import Output, Store, canonical, digest
 from edgedistill.types import Exported, Progress, Recipe, silent
@@ -37,7 +36,7 @@ def export(
 
     Args:
         sha256: of the checkpoint.
-        recipes: what to try, in this order; static ones are passed over.
+        recipes: what to try, in this order; of the schemes that `to_seq2seq` takes.
         texts: to be answered by both.
         tolerance: share of the tokens that may be others; None takes each recipe's own.
 
@@ -50,19 +49,18 @@ def export(
         IntegrityError: weights that are not finite, or a graph has a fault that must not ship.
     """
     inputs = {
-        "record": RECORD,
+        "steps": STEPS,
         "checkpoint": sha256,
         "recipes": [asdict(recipe) for recipe in recipes],
         "tolerance": tolerance,
         "judged_on": digest(list(texts)),
-        "onnxruntime": onnxruntime.__version__,
+        "new_tokens": NEW_TOKENS,
+        **{package: version(package) for package in ("onnx", "onnxruntime", "transformers")},
     }
 
     def produce(folder: Path, _: Path) -> None:
         steps: list[dict[str, Any]] = []
         for recipe in recipes:
-            if recipe.scheme == "static":
-                continue
             shutil.rmtree(folder / MODEL, ignore_errors=True)
             to_seq2seq(checkpoint, folder, recipe)
             found = compare(checkpoint, folder, texts, progress=progress)

@@ -21,15 +21,14 @@ from edgedistill.errors import InputError, PlanRefused
 from edgedistill.export import isa
 from edgedistill.export.fit import Fit
 from edgedistill.pipeline.exporting.candidates import Candidate, every, of_step
-from edgedistill.pipeline.exporting.source import Kind, OnTarget, Source
+from edgedistill.pipeline.exporting.source import ENGINES, Kind, OnTarget, Source, named
 from edgedistill.pipeline.prepare import STORE, check_out
 from edgedistill.stages import UNWATCHED, Run, Watch
-from edgedistill.store import Store, canonical, publish
+from edgedistill.store import Store, canonical, check_target, disk_errors, publish
 from edgedistill.teachers import local
+from edgedistill.teachers.local import FILES
 from edgedistill.types import Device, Exported, Recipe
 
-ENGINES: Mapping[Kind, str] = {"classifier": "onnxruntime", "decoder": "llama.cpp", "text-to-text": "onnxruntime"}
-"""What runs a kind of model, as boards name it."""
 RECORD = "export.json"
 SMALLER = "choose a smaller recipe with --recipe, a shorter --context, or a bigger board"
 
@@ -44,6 +43,7 @@ class Made:
         candidates: the steps of the ladder, or all recipes of the board where they were asked for.
         parity: of the chosen file with the checkpoint.
         on_target: whether it gives the same answers under the board's instruction set.
+        command: how the bundle is run, behind `python -m runtime`; `notes` is what its user should know.
     """
 
     bundle: Path
@@ -59,6 +59,8 @@ class Made:
     on_target: OnTarget
     lint: tuple[Mapping[str, Any], ...]
     sensitivity: tuple[Mapping[str, Any], ...]
+    command: str
+    notes: tuple[str, ...]
 
 
 def export(
@@ -74,7 +76,7 @@ def export(
     Args:
         checkpoint: a folder, or a name on the hub.
         all_recipes: make and time the files of all recipes of the board, too.
-        context: tokens that a decoder's runtime keeps at most; None takes what prompts and answers of the rows need.
+        context: tokens that a decoder's runtime keeps at most; None takes 2,048, or what the model reads.
 
     Raises:
         InputError: the checkpoint or the rows cannot be used.
@@ -88,16 +90,20 @@ def export(
         run = Run(request, store, watch)
         with run.stage("read") as stage:
             folder, kind = _found(checkpoint)
+            name = named(checkpoint, folder)
+            bundle = request.out / f"{name}-{device.name}"
+            check_target(bundle, owned=manifest.is_bundle, strays=manifest.strays)
             recipes = recipes_for(kind, device, request.export.recipe)
-            stage.cached, stage.note = False, f"{folder.name}, a {kind}; {len(recipes)} recipes for {device.title}"
-        source = _source(run, kind, folder, recipes, device, context)
+            stage.cached, stage.note = False, f"{name}, a {kind}; {len(recipes)} recipes for {device.title}"
+        source = _source(run, kind, folder, name, recipes, device, context)
         with run.stage("export") as stage:
-            exported = source.write(source.recipes)
+            exported, output = source.write(source.recipes, stage.progress)
+            stage.took(output)
             size = exported.ladder[-1]["size_bytes"]
-            stage.cached, stage.note = False, f"{exported.recipe}, {size / 1e6:.1f} MB"
+            stage.note = f"{exported.recipe}, {size / 1e6:.1f} MB"
         recipe = next(recipe for recipe in recipes if recipe.name == exported.recipe)
         made = Made(
-            bundle=request.out / f"{source.name}-{device.name}",
+            bundle=bundle,
             kind=kind,
             target=device.name,
             recipe=exported.recipe,
@@ -110,13 +116,14 @@ def export(
             on_target=(),
             lint=exported.lint,
             sensitivity=exported.sensitivity,
+            command=source.command,
+            notes=source.notes,
         )
-        _check(made, device)
-        if all_recipes:
-            with run.stage("recipes") as stage:
-                compared = every(source, device.name, seed=request.seed, progress=stage.progress)
-                stage.cached, made = False, replace(made, candidates=compared)
-        with tempfile.TemporaryDirectory() as work:
+        with disk_errors(store.root), tempfile.TemporaryDirectory(dir=store.root) as work:
+            if all_recipes:
+                with run.stage("recipes") as stage:
+                    compared = every(source, device.name, Path(work), seed=request.seed, progress=stage.progress)
+                    stage.cached, made = False, replace(made, candidates=compared)
             draft = Path(work) / "draft"
             source.pack(exported, draft, device.name)
             with run.stage("fit") as stage:
@@ -136,13 +143,19 @@ def recipes_for(kind: Kind, device: Device, asked: str | None) -> tuple[Recipe, 
         PlanRefused: the board runs no engine for it, or not the recipe that is asked for.
     """
     engine = ENGINES[kind]
-    if not any(name.startswith(engine) for name in device.engines):
+    if engine not in device.engines:
         runs = " or ".join(device.engines) or "no engine with a Python package"
         raise PlanRefused(
             f"{device.title} runs {runs}, and a {kind} is exported for {engine}",
             hint="edgedistill targets shows the boards with " + engine,
         )
-    fitting = [one for one in catalog.recipes() if one.engine == engine and set(one.needs_isa) <= set(device.isa)]
+    fitting = [
+        one
+        for one in catalog.recipes()
+        if one.engine == engine
+        and set(one.needs_isa) <= set(device.isa)
+        and not (kind == "text-to-text" and one.scheme == "static")  # it is not calibrated
+    ]
     names = [recipe.name for recipe in fitting]
     if asked is not None:
         if asked not in names:
@@ -160,7 +173,7 @@ def _found(checkpoint: str) -> tuple[Path, Kind]:
     Raises:
         InputError: there is none, or it is of a kind that is not exported.
     """
-    folder = local.locate(checkpoint, patterns=("*.safetensors", "*.json", "*.jinja", "*.model"))
+    folder = local.locate(checkpoint, patterns=FILES, what="checkpoint")
     heads = [str(name) for name in local.config_of(folder).get("architectures") or ()]
     if any(name.endswith("ForCausalLM") for name in heads):
         return folder, "decoder"
@@ -176,21 +189,21 @@ def _found(checkpoint: str) -> tuple[Path, Kind]:
 
 
 def _source(
-    run: Run, kind: Kind, folder: Path, recipes: tuple[Recipe, ...], device: Device, context: int | None
+    run: Run, kind: Kind, folder: Path, name: str, recipes: tuple[Recipe, ...], device: Device, context: int | None
 ) -> Source:
     if context is not None and kind != "decoder":
         raise InputError("--context is for decoders", hint="[data] max_tokens says how long a classifier's text may be")
     if kind == "classifier":
         from edgedistill.pipeline.exporting.classifier import classifier
 
-        return classifier(run, folder, recipes, device)
+        return classifier(run, folder, name, recipes, device)
     if kind == "text-to-text":
         from edgedistill.pipeline.exporting.text_to_text import text_to_text
 
-        return text_to_text(run, folder, recipes, device)
+        return text_to_text(run, folder, name, recipes, device)
     from edgedistill.pipeline.exporting.decoder import decoder
 
-    return decoder(run, folder, recipes, device, context)
+    return decoder(run, folder, name, recipes, device, context)
 
 
 def _measured(source: Source, draft: Path, made: Made, device: Device) -> Made:

@@ -13,7 +13,7 @@ from typing import Any
 from edgedistill.bench.protocol import run_bundle
 from edgedistill.errors import StageError
 from edgedistill.pipeline.exporting.source import Kind, Source
-from edgedistill.types import Exported, Progress
+from edgedistill.types import Exported, Progress, Recipe, silent
 
 ROUNDS = 3
 """Turns that each file has when they are timed."""
@@ -62,16 +62,21 @@ def of_step(step: Mapping[str, Any]) -> Candidate:
     )
 
 
-def every(source: Source, target: str, *, seed: int, progress: Progress) -> tuple[Candidate, ...]:
-    """A file of each recipe, timed in turns of random order, each turn in a fresh process of the runtime."""
+def every(source: Source, target: str, work: Path, *, seed: int, progress: Progress) -> tuple[Candidate, ...]:
+    """A file of each recipe, timed in turns of random order, each turn in a fresh process of the runtime.
+
+    Args:
+        target: name of the board.
+        work: a folder for all the files at once.
+    """
     made: list[Candidate] = []
     files: dict[int, Exported] = {}
     count = len(source.recipes)
     for number, recipe in enumerate(source.recipes):
         progress(number, count + ROUNDS, recipe.name)
         try:
-            files[number] = source.write([recipe])
-            made.append(of_step(files[number].ladder[-1]))
+            files[number], _ = source.write([recipe], silent)
+            made.append(_fitting(source, recipe, of_step(files[number].ladder[-1])))
         except StageError as error:
             failed = Candidate(
                 recipe=recipe.name, size_bytes=None, quality=None, speed=None, passed=False, reason=error.message
@@ -80,20 +85,26 @@ def every(source: Source, target: str, *, seed: int, progress: Progress) -> tupl
     samples: dict[int, list[float]] = {number: [] for number in files}
     chance, order = random.Random(seed), list(files)
     what, key = SAMPLES[source.kind]
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory(dir=work) as folder:
         for number, exported in files.items():
-            source.pack(exported, Path(work) / str(number), target)
+            source.pack(exported, Path(folder) / str(number), target)
         for turn in range(ROUNDS):
             progress(count + turn, count + ROUNDS, f"timing, turn {turn + 1} of {ROUNDS}")
             chance.shuffle(order)
             for number in order:
-                samples[number] += run_bundle(Path(work) / str(number), source.texts, what)[key]
+                samples[number] += run_bundle(Path(folder) / str(number), source.texts, what)[key]
     progress(count + ROUNDS, count + ROUNDS)
     timed = [
-        replace(one, speed=statistics.median(samples[number])) if number in files else one
+        replace(one, speed=statistics.median(samples[number])) if samples.get(number) else one
         for number, one in enumerate(made)
     ]
     return marked(timed, faster=FASTER[source.kind])
+
+
+def _fitting(source: Source, recipe: Recipe, one: Candidate) -> Candidate:
+    """The same; one that does not fit the board does not hold."""
+    problem = source.size_up(one.size_bytes or 0, recipe).problem
+    return one if problem is None else replace(one, passed=False, reason=f"does not fit: {problem}")
 
 
 def marked(candidates: Sequence[Candidate], *, faster: int) -> tuple[Candidate, ...]:

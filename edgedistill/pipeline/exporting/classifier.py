@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from edgedistill import tasks
 from edgedistill.bench import target
 from edgedistill.bench.protocol import spread
 from edgedistill.config import DEMO
@@ -23,8 +24,9 @@ from edgedistill.export.parity import answers
 from edgedistill.pipeline.exporting.source import OnTarget, Source
 from edgedistill.pipeline.prepare import counted
 from edgedistill.stages import Run
+from edgedistill.store import Output
 from edgedistill.teachers import local
-from edgedistill.types import Device, Exported, Recipe, Student
+from edgedistill.types import Device, Exported, Progress, Recipe, Student
 
 CALIBRATION_ROWS = 200
 TIMED_ROWS = 100
@@ -32,14 +34,20 @@ EMULATED_ROWS = 200
 """Each takes about a tenth of a second."""
 
 
-def classifier(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: Device) -> Source:
+def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], device: Device) -> Source:
     """Reads the rows, and asks the checkpoint about them.
 
     Raises:
         InputError: the checkpoint cannot be used, or the rows have labels that it does not know.
     """
     request, labels = run.request, local.labels_of(folder)
-    facts = local.inspect(folder, labels, name=folder.resolve().name)
+    _refuse_other_heads(folder, labels)
+    if tasks.find(request.task).inputs != ("text",) and request.data.folder == DEMO:
+        raise InputError(
+            f"the texts that come with edgedistill are no pairs, and the task is {request.task}",
+            hint="give rows with --data",
+        )
+    facts = local.inspect(folder, labels, name=name, what="checkpoint")
     if not facts.has_head:
         raise InputError(f"{folder} has no head for its {len(labels)} labels", hint="give a fine-tuned checkpoint")
     if reason := local.unsupported(local.config_of(folder)):
@@ -65,8 +73,8 @@ def classifier(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: Devi
     calibration = encode(tokenizer, [row.content for row in others[::step]], limit)
     student = Student(path=folder, sha256=facts.sha256, shape=replace(facts.shape, positions=limit), curve=())
 
-    def write(some: Sequence[Recipe]) -> Exported:
-        exported, _ = ladder.export(
+    def write(some: Sequence[Recipe], progress: Progress) -> tuple[Exported, Output]:
+        return ladder.export(
             student,
             some,
             ids=ids,
@@ -76,8 +84,8 @@ def classifier(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: Devi
             calibration=calibration,
             separator=separator,
             store=run.store,
+            progress=progress,
         )
-        return exported
 
     def check(bundle: Path, exported: Exported) -> OnTarget:
         some = spread(range(len(ids)), EMULATED_ROWS)
@@ -101,12 +109,25 @@ def classifier(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: Devi
         metric="accuracy" if labelled else "agreement",
         judged_on=f"{len(judged)} validation rows" if labelled else f"{len(judged)} texts that come with edgedistill",
         texts=tuple(row.content for row in judged[:TIMED_ROWS]),
+        command='predict "your text"' if separator is None else "predict $'one text\\tthe other'",
+        threads=1,
         tokenizer=lambda _: folder / local.TOKENIZER,
         write=write,
         model=described,
         size_up=lambda size, recipe: fit.of_encoder(size, recipe.bits, device),
         check=check,
     )
+
+
+def _refuse_other_heads(folder: Path, labels: Sequence[str]) -> None:
+    """Refuses heads whose likeliest label is not their answer."""
+    kind = local.config_of(folder).get("problem_type")
+    if kind not in (None, "single_label_classification") or len(labels) < 2:
+        what = kind or f"a head of {len(labels)} label"
+        raise InputError(
+            f"{folder} has {what}; one label of several is what can be exported",
+            hint="give a classifier that chooses one of at least two labels",
+        )
 
 
 def _classes(rows: Sequence[Row], labels: Sequence[str], folder: Path) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -4,103 +4,130 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgedistill import tasks
 from edgedistill.config import DEMO
 from edgedistill.data import prompts, smarthome
 from edgedistill.distill import generative
 from edgedistill.distill.generative import PLAIN
-from edgedistill.export import fit
+from edgedistill.errors import InputError, StageError
+from edgedistill.export import chat, fit
 from edgedistill.export.gguf import ladder
-from edgedistill.export.gguf.ladder import Judged
+from edgedistill.export.gguf.families import family
+from edgedistill.export.gguf.ladder import Judged, Original
 from edgedistill.export.gguf.parity import NEW_TOKENS
 from edgedistill.export.gguf.writer import read_config
-from edgedistill.pipeline.exporting.source import Source
-from edgedistill.pipeline.prepare import counted
+from edgedistill.pipeline.exporting.source import Source, weights_in
+from edgedistill.runtime.turns import PIECES
 from edgedistill.stages import Run
+from edgedistill.store import Output, canonical
 from edgedistill.tasks.task import Task
-from edgedistill.teachers.causal import tokenizer_of
+from edgedistill.teachers import causal
 from edgedistill.teachers.chat import folded, text_of
-from edgedistill.types import Device, Exported, Message, NotMeasured, Recipe
+from edgedistill.types import Device, Exported, Message, NotMeasured, Progress, Recipe
 
 ROWS = 50
 """On which files are judged: along the answers that is a thousand tokens and more."""
 CALIBRATION_ROWS = 100
 TIMED_ROWS = 8
+CONTEXT = 2048
+"""Tokens that a bundle keeps unless it is told, where the model reads so many."""
 CONVERSATION = "conversation"
 
 Asked = tuple[Sequence[Message], str | None]
 """The turns before an answer, and the answer where it is known."""
 
 
-def decoder(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: Device, context: int | None) -> Source:
+class _Prompt(NamedTuple):
+    """A conversation as the bundle's runtime writes it for the model."""
+
+    turns: list[dict[str, str]]
+    text: str
+    ids: list[int]
+    answer: str | None
+
+
+def decoder(
+    run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], device: Device, context: int | None
+) -> Source:
     """Reads the rows. Nothing is asked yet: that needs the files.
 
     Raises:
         InputError: the checkpoint or the rows cannot be used.
+        StageError: llama.cpp does not compute the family.
     """
     request = run.request
-    found = generative.find(str(folder))
-    tokenizer = tokenizer_of(folder)
-    judged: list[Asked]
-    others: list[Asked]
-    with run.stage("rows") as stage:
-        if request.data.folder == DEMO:
-            judged = [(_question(row["text"]), None) for row in smarthome.generate()["test"][:ROWS]]
-            others = [(_question(row["text"]), None) for row in smarthome.generate()["train"][:CALIBRATION_ROWS]]
-            stage.note = f"{len(judged)} questions that come with edgedistill"
-        else:
-            task = tasks.find(CONVERSATION if tasks.find(request.task).has_labels else request.task)
-            rows, output = prompts.prepare(request.data, task, seed=request.seed, store=run.store)
-            stage.took(output)
-            stage.note = counted(rows)
-            judged, others = (
-                list(_asked(task, prompts.read(rows, split), count))
-                for split, count in (("validation", ROWS), ("train", CALIBRATION_ROWS))
-            )
-    own = any(answer is None for _, answer in judged)
-    limit = request.data.max_tokens
-    begin = _first_piece(tokenizer)
-
-    def prompt(turns: Sequence[Message]) -> str:
-        return text_of(tokenizer, folded(tokenizer, turns)).removeprefix(begin)
-
-    def short(some: Sequence[Asked]) -> list[tuple[str, str | None]]:
-        texts = [(prompt(turns), answer) for turns, answer in some]
-        kept = [one for one in texts if len(_ids(tokenizer, one[0])) <= limit]
-        return kept or [min(texts, key=lambda one: len(one[0]))]
-
-    asked = short(judged)
-    on = Judged(
-        prompts=tuple(text for text, _ in asked),
-        answers=None if own else tuple(str(answer) for _, answer in asked),
-        calibration=tuple(tuple(_ids(tokenizer, text + (answer or ""))) for text, answer in short(others)),
-    )
     config = read_config(folder)
-    kept = min(context or limit + 2 * NEW_TOKENS, config["max_position_embeddings"])
-    parameters = generative.parameters_of(found)
+    family(config)
+    found = generative.find(str(folder), what="checkpoint")
+    tokenizer = causal.tokenizer_of(folder)
+    kept = min(context or CONTEXT, config["max_position_embeddings"])
+    with run.stage("rows") as stage:
+        judged, others, left_out = _rows(run, tokenizer, kept - NEW_TOKENS)
+        own = judged[0].answer is None
+        whose = "questions that come with edgedistill" if own else "validation rows"
+        stage.note = f"{len(judged)} {whose}" + (f", {left_out} left out" if left_out else "")
+    on = Judged(
+        prompts=tuple(one.text for one in judged),
+        answers=None if own else tuple(str(one.answer) for one in judged),
+        calibration=tuple(tuple(_ids(tokenizer, one.text + (one.answer or ""))) for one in others),
+    )
+    original = Original(folder, found.sha256, on)
+    parameters = weights_in(causal.check(folder))
 
-    def write(some: Sequence[Recipe]) -> Exported:
-        exported, _ = ladder.export(folder, found.sha256, some, on, tolerance=request.export.tolerance, store=run.store)
-        return exported
+    def write(some: Sequence[Recipe], progress: Progress) -> tuple[Exported, Output]:
+        return ladder.export(original, some, tolerance=request.export.tolerance, store=run.store, progress=progress)
 
     def described(exported: Exported) -> dict[str, Any]:
         return {"recipe": exported.recipe, "parameters": parameters, "context": kept}
 
     return Source(
         kind="decoder",
-        name=folder.resolve().name,
+        name=name,
         recipes=recipes,
         metric="token accuracy",
-        judged_on=f"its own greedy answers to {len(asked)} questions" if own else f"the answers of {len(asked)} rows",
-        texts=tuple([dict(turn) for turn in turns] for turns, _ in judged[:TIMED_ROWS]),
+        judged_on=f"its own greedy answers to {len(judged)} questions" if own else f"the answers of {len(judged)} rows",
+        texts=tuple(one.turns for one in judged[:TIMED_ROWS]),
+        command='chat "your question"',
+        threads=device.cores,
         tokenizer=lambda _: None,
         write=write,
         model=described,
         size_up=lambda size, _: fit.of_decoder(size, config, kept, device),
         check=lambda *_: (NotMeasured(name="answers_equal", reason="llama.cpp is not run under emulation"),),
+        beside=_template(tokenizer),
     )
+
+
+def _rows(run: Run, tokenizer: Any, most: int) -> tuple[list[_Prompt], list[_Prompt], int]:
+    """What files are judged on, what their weights are weighed by, and how many rows are of no use.
+
+    Args:
+        most: tokens of a prompt.
+    """
+    request = run.request
+    splits: dict[str, list[Asked]]
+    if request.data.folder == DEMO:
+        splits = {
+            split: [(({"role": "user", "content": row["text"]},), None) for row in rows]
+            for split, rows in smarthome.generate().items()
+        }
+        judged, others = splits["test"][:ROWS], splits["train"][:CALIBRATION_ROWS]
+    else:
+        task = tasks.find(CONVERSATION if tasks.find(request.task).has_labels else request.task)
+        rows, _ = prompts.prepare(request.data, task, seed=request.seed, store=run.store)
+        judged, others = (
+            list(_asked(task, prompts.read(rows, split), count))
+            for split, count in (("validation", ROWS), ("train", CALIBRATION_ROWS))
+        )
+    usable, calibration = (list(_prompts(tokenizer, some, most)) for some in (judged, others))
+    if not usable:
+        raise InputError(
+            f"none of {len(judged)} rows can be asked: the template refuses them, or they have more than {most} tokens",
+            hint="give shorter rows with --data, or a longer --context",
+        )
+    return usable, calibration, len(judged) - len(usable)
 
 
 def _asked(task: Task, rows: Sequence[Mapping[str, Any]], count: int) -> Iterator[Asked]:
@@ -109,15 +136,28 @@ def _asked(task: Task, rows: Sequence[Mapping[str, Any]], count: int) -> Iterato
         yield task.messages(row, PLAIN), str(task.gold(row))
 
 
-def _question(text: str) -> Sequence[Message]:
-    return ({"role": "user", "content": text},)
+def _prompts(tokenizer: Any, some: Sequence[Asked], most: int) -> Iterator[_Prompt]:
+    from jinja2 import TemplateError
+
+    for messages, answer in some:
+        turns = folded(tokenizer, messages)
+        try:
+            text = text_of(tokenizer, turns)
+        except TemplateError:
+            continue
+        ids = _ids(tokenizer, text)
+        if 0 < len(ids) <= most:
+            yield _Prompt(turns, text, ids, answer)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text).input_ids)
+    """As the runtime does: the template has written every special token."""
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def _first_piece(tokenizer: Any) -> str:
-    """What the tokenizer puts before every text by itself: a template that writes it too would have it there twice."""
-    first = tokenizer("").input_ids[:1]
-    return str(tokenizer.decode(first)) if first == [tokenizer.bos_token_id] else ""
+def _template(tokenizer: Any) -> dict[str, bytes]:
+    """The chat template in pieces, which take a system's turn wherever training does; else the engine runs it whole."""
+    try:
+        return {PIECES: canonical(chat.cut(tokenizer))}
+    except StageError:
+        return {}

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import safe_open
+
 from edgedistill.bundle import assemble
 from edgedistill.export.fit import Fit
-from edgedistill.types import Exported, Measurement, NotMeasured, Recipe
+from edgedistill.store import Output
+from edgedistill.types import Exported, Measurement, NotMeasured, Progress, Recipe
 
 Kind = Literal["classifier", "decoder", "text-to-text"]
 OnTarget = tuple[Measurement | NotMeasured, ...]
-ENGINES: Mapping[Kind, str] = {
-    "classifier": "onnxruntime",
-    "decoder": "llama-cpp-python",
-    "text-to-text": "onnxruntime",
-}
-"""What a kind of model runs on in a bundle, by its package."""
+ENGINES: Mapping[Kind, str] = {"classifier": "onnxruntime", "decoder": "llama.cpp", "text-to-text": "onnxruntime"}
+"""What runs a kind of model, as boards and recipes name it."""
+PACKAGES = {"onnxruntime": "onnxruntime", "llama.cpp": "llama-cpp-python"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,10 @@ class Source:
         recipes: for the board, smallest first.
         metric: what files are judged by, and `judged_on` on which rows, for people.
         texts: rows that a file is loaded and timed with.
+        command: how the bundle is run, behind `python -m runtime`.
+        threads: of the engine on the board.
+        notes: what the user should know of a bundle.
+        beside: files of the bundle that are neither model nor runtime, by name.
         tokenizer: tokenizer.json; None where the file holds it. It may be made with the file.
         write: makes the smallest file that holds, of some recipes.
         model: what the manifest says of a file.
@@ -42,15 +47,41 @@ class Source:
     metric: str
     judged_on: str
     texts: tuple[Any, ...]
+    command: str
+    threads: int
     tokenizer: Callable[[Exported], Path | None]
-    write: Callable[[Sequence[Recipe]], Exported]
+    write: Callable[[Sequence[Recipe], Progress], tuple[Exported, Output]]
     model: Callable[[Exported], dict[str, Any]]
     size_up: Callable[[int, Recipe], Fit]
     check: Callable[[Path, Exported], OnTarget]
+    notes: tuple[str, ...] = ()
+    beside: Mapping[str, bytes] = field(default_factory=dict)
 
     def pack(self, exported: Exported, folder: Path, target: str) -> None:
         """Makes a bundle of a file; the folder may hold other files that belong to it."""
         folder.mkdir(exist_ok=True)
         content = {"name": self.name, "target": target, "task": self.kind, "model": self.model(exported)}
-        tokenizer = self.tokenizer(exported)
-        assemble.pack(folder, exported.path, content, engine=ENGINES[self.kind], threads=1, tokenizer=tokenizer)
+        for name, kept in self.beside.items():
+            (folder / name).write_bytes(kept)
+        assemble.pack(
+            folder,
+            exported.path,
+            content,
+            engine=PACKAGES[ENGINES[self.kind]],
+            threads=self.threads,
+            tokenizer=self.tokenizer(exported),
+        )
+
+
+def named(checkpoint: str, folder: Path) -> str:
+    """What a checkpoint is called: its folder, or its name on the hub without its owner."""
+    return folder.resolve().name if Path(checkpoint).exists() else checkpoint.rpartition("/")[2]
+
+
+def weights_in(files: Sequence[Path]) -> int:
+    """How many numbers some safetensors hold, from their headers."""
+    total = 0
+    for file in files:
+        with safe_open(file, "numpy") as opened:
+            total += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    return total

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from safetensors import safe_open
 
 from edgedistill import tasks
 from edgedistill.config import DEMO
@@ -17,27 +14,28 @@ from edgedistill.errors import InputError
 from edgedistill.export import fit
 from edgedistill.export.seq2seq import ladder
 from edgedistill.export.seq2seq.checkpoint import read
-from edgedistill.pipeline.exporting.source import Source
+from edgedistill.pipeline.exporting.source import Source, weights_in
 from edgedistill.pipeline.prepare import counted
 from edgedistill.stages import Run
+from edgedistill.store import Output
 from edgedistill.teachers import causal
 from edgedistill.teachers.causal import tokenizer_of
 from edgedistill.teachers.local import TOKENIZER
-from edgedistill.types import Device, Exported, NotMeasured, Recipe
+from edgedistill.types import Device, Exported, NotMeasured, Progress, Recipe
 
 ROWS = 50
 TIMED_ROWS = 8
 SUMMARIZATION = "summarization"
 
 
-def text_to_text(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: Device) -> Source:
+def text_to_text(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], device: Device) -> Source:
     """Reads the rows. Nothing is asked yet: that needs the files.
 
     Raises:
         InputError: the checkpoint or the rows cannot be used, or every text is too long for it.
     """
     request = run.request
-    found = generative.find(str(folder))
+    found = generative.find(str(folder), what="checkpoint")
     context, tokenizer = read(folder).context, tokenizer_of(folder)
     with run.stage("rows") as stage:
         if request.data.folder == DEMO:
@@ -49,40 +47,44 @@ def text_to_text(run: Run, folder: Path, recipes: tuple[Recipe, ...], device: De
             stage.took(output)
             stage.note = counted(rows)
             read_rows = prompts.read(rows, "validation")
-            texts = ["\n".join(task.parts(row)) for row in read_rows[:: -(-len(read_rows) // ROWS)]]
+            texts = [task.user(row) for row in read_rows[:: -(-len(read_rows) // ROWS)]]
     short = [text for text in texts if len(list(tokenizer(text)["input_ids"])) <= context]
     if not short:
         raise InputError(
             f"every row is longer than the {context} tokens that {folder} takes",
             hint="give shorter rows with --data",
         )
-    parameters = sum(_numbers(file) for file in causal.check(folder))
+    parameters = weights_in(causal.check(folder))
 
-    def write(some: Sequence[Recipe]) -> Exported:
-        exported, _ = ladder.export(
-            folder, found.sha256, some, short, tolerance=request.export.tolerance, store=run.store
+    def write(some: Sequence[Recipe], progress: Progress) -> tuple[Exported, Output]:
+        return ladder.export(
+            folder,
+            found.sha256,
+            some,
+            short,
+            tolerance=request.export.tolerance,
+            store=run.store,
+            progress=progress,
         )
-        return exported
 
     def described(exported: Exported) -> dict[str, Any]:
         return {"recipe": exported.recipe, "parameters": parameters, "context": context}
 
     return Source(
         kind="text-to-text",
-        name=folder.resolve().name,
-        recipes=tuple(recipe for recipe in recipes if recipe.scheme != "static"),
+        name=name,
+        recipes=recipes,
         metric=ladder.METRIC,
         judged_on=f"its own greedy answers to {len(short)} texts",
         texts=tuple(short[:TIMED_ROWS]),
+        command='predict "your text"',
+        threads=device.cores,
+        notes=(
+            "It always writes its likeliest word: beams, and what else a checkpoint's settings ask for, are left out.",
+        ),
         tokenizer=lambda exported: exported.path.parent / TOKENIZER,
         write=write,
         model=described,
         size_up=lambda size, recipe: fit.of_encoder(size, recipe.bits, device),
         check=lambda *_: (NotMeasured(name="answers_equal", reason="writing is not run under emulation"),),
     )
-
-
-def _numbers(file: Path) -> int:
-    """How many weights a file holds, from its header."""
-    with safe_open(file, "numpy") as opened:
-        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
