@@ -46,7 +46,7 @@ from edgedistill.terminal import Lines
 CONFIG = Path(__file__).with_name("sgd_conversation.toml")
 BUDGET_S = 3600
 INSTRUCTION = "Answer the customer."
-ROWS = {"train": 1400, "validation": 100, "test": 600}
+ROWS = {"train": 1000, "validation": 100, "test": 400}
 CUTS = {"train": 1, "validation": 1, "test": 2}
 """Rows that one conversation gives."""
 METRICS = {"cross_entropy": "cross_entropy", "kl": "kl", "chrf": "chrf", "rougeL": "rouge_l"}

@@ -69,6 +69,8 @@ def collect(
             "file": exported.path.name,
             "ladder": [{key: value for key, value in step.items() if key != "parity"} for step in exported.ladder],
             "parity": exported.parity,
+            "lint": list(exported.lint),
+            "sensitivity": list(exported.sensitivity),
         },
         curves=curves,
         seconds=seconds,

@@ -22,6 +22,8 @@ LEFT_OUT = (
 
 NONE = Cell(text="not part of it", tone="missing")
 
+SENSITIVE = 8
+"""Products whose sensitivity is shown."""
 _BUDGET = {"latency": ("latency_ms", "ms"), "model_size": ("model_bytes", "bytes"), "memory": ("memory_bytes", "bytes")}
 
 
@@ -105,7 +107,7 @@ def export(report: Report) -> Section:
     ]
     steps = [
         (
-            str(step.get("recipe", "")),
+            Cell(text=str(step.get("recipe", "")), note=_in_float(step.get("kept_in_float") or ())),
             label(str(step.get("metric", ""))),
             _drop(step.get("drop")),
             Cell(text="passed", tone="good") if step.get("passed") else Cell(text="failed", tone="bad"),
@@ -118,11 +120,28 @@ def export(report: Report) -> Section:
     if steps:
         title = "Ladder: recipes tried, smallest first, measured"
         tables.append(table(title, "Recipe | Metric | Drop# | Gate | Why", *steps))
+    if errors := found.get("sensitivity"):
+        title = f"Sensitivity: a logit's change when this product alone is quantized, the {SENSITIVE} largest, measured"
+        worst = sorted(errors, key=lambda one: -float(one["error"]))[:SENSITIVE]
+        tables.append(table(title, "Product | Layer# | Change#", *(_sensitive(one) for one in worst)))
+    if faults := found.get("lint"):
+        rows = ((str(one["where"]), label(str(one["rule"])), str(one["cost"])) for one in faults)
+        tables.append(table("Linter: what the file pays for", "Where | What | Cost", *rows))
     if parity:
         tables.append(table("Parity: the file against the PyTorch student, measured", "What | Found#", *parity))
     else:
         lines.append(f"Parity {MISSING}: the export left no comparison.")
     return Section(id="export", title="Export", lines=tuple(lines), tables=tuple(tables))
+
+
+def _in_float(products: Sequence[str]) -> str:
+    """The products that a step of the ladder left in float32."""
+    return f"in float32: {', '.join(products)}" if products else ""
+
+
+def _sensitive(one: Mapping[str, Any]) -> tuple[str | Cell, ...]:
+    layer = one.get("layer")
+    return str(one["node"]), "" if layer is None else str(layer + 1), _value(one["error"])
 
 
 def learned(curves: Mapping[str, Sequence[Mapping[str, float]]], arms: Sequence[Arm]) -> Section:

@@ -246,6 +246,7 @@ def build(**changes: Any) -> Report:
                     "drop": 0.0331,
                     "passed": False,
                     "reason": "drops more than 0.02",
+                    "kept_in_float": ["layer.1.ffn", "head"],
                 },
                 {
                     "recipe": "onnx-int8-dynamic",
@@ -256,6 +257,11 @@ def build(**changes: Any) -> Report:
                 },
             ],
             "parity": {"top1_agreement": 0.9951, "largest_logit_difference": 0.213, "rows": 512},
+            "lint": [{"rule": "float", "where": "head <b>", "cost": "takes 4 times the memory", "severity": "warning"}],
+            "sensitivity": [
+                {"recipe": "onnx-int4", "node": f"layer.{number}.ffn", "layer": number, "error": 0.1 * number}
+                for number in range(12)
+            ],
         },
         "curves": {
             "student": curve(5.1, 0.42, 0.93, seed=5, taught=True),

@@ -147,6 +147,17 @@ def test_hostile_text_is_shown_and_never_run(make_report: Make) -> None:
     assert json.loads(render_json(report))["name"] == HOSTILE
 
 
+def test_the_export_shows_its_sensitive_products_and_what_the_file_pays_for(make_report: Make) -> None:
+    page = Page(render(make_report()))
+    text = " ".join(page.text)
+    assert "in float32: layer.1.ffn, head" in text
+    worst = next(table for table in page.tables if any("layer.11.ffn" in row for row in table))
+    assert [row[0] for row in worst[1:]] == [f"layer.{number}.ffn" for number in range(11, 3, -1)]
+    assert worst[1][1:] == ["12", "1.1"]
+    (fault,) = next(table for table in page.tables if "Cost" in table[0])[1:]
+    assert fault == ["head <b>", "Float", "takes 4 times the memory"]
+
+
 def test_what_is_missing_says_why_and_what_would_bring_it(make_report: Make) -> None:
     words = Page(render(make_report())).words
     assert "not measured: no Raspberry Pi 5 was connected; edgedistill bench BUNDLE --on ssh://pi@host" in words
