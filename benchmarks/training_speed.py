@@ -3,7 +3,7 @@
     python benchmarks/training_speed.py [--data FOLDER] [--epochs N]
 
 The loop by hand: shuffled rows, 32 a batch, padded to the longest, and the teacher asked anew at every step. Ours: the
-teacher's answers from the cache, batches filled by tokens. Both train the same student from the same start for the same
+teacher's answers from the cache, batches filled by tokens with as many rows on average. Both train the same student from the same start for the same
 epochs, with the same loss, in turn, on the threads that torch takes. Without --data the rows are the embedded ones. The
 last line printed is one JSON object; the memory figures are those of `kd_memory.py`.
 """
@@ -48,12 +48,13 @@ def main() -> None:
     """Trains the same student both ways."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a folder with train, validation and test.jsonl (default: the embedded rows)")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch-tokens", type=int, default=320, help="of ours; 320 hold about 32 of the embedded rows")
     parser.add_argument("--out", type=Path, help="keep the teacher here (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         request = read_request(data=options.data, out=(options.out or Path(folder)) / "dist")
-        settings = request.distill.model_copy(update={"epochs": options.epochs})
+        settings = request.distill.model_copy(update={"epochs": options.epochs, "batch_tokens": options.batch_tokens})
         found = compared(request.model_copy(update={"distill": settings}), Path(folder))
     memory = kd_memory.figures(items=4096, vocabulary=49_152, width=576, rounds=1)
     print(json.dumps({**found, **memory}, sort_keys=True))
