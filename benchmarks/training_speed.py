@@ -3,9 +3,10 @@
     python benchmarks/training_speed.py [--data FOLDER] [--epochs N]
 
 The loop by hand: shuffled rows, 32 a batch, padded to the longest, and the teacher asked anew at every step. Ours: the
-teacher's answers from the cache, batches filled by tokens with as many rows on average. Both train the same student from the same start for the same
-epochs, with the same loss, in turn, on the threads that torch takes. Without --data the rows are the embedded ones. The
-last line printed is one JSON object; the memory figures are those of `kd_memory.py`.
+teacher's answers from the cache, batches filled by tokens, with as many rows on average. Both train the same student
+from the same start for the same epochs, with the same loss, in turn, on the threads that torch takes. Without --data
+the rows are the embedded ones. The last line printed is one JSON object; the memory figures are those of
+`kd_memory.py`.
 """
 
 from __future__ import annotations
