@@ -272,12 +272,14 @@ def check_target(
     """Refuses to replace what is not ours; for the arguments and errors see `publish`."""
     with disk_errors(target):
         if target.exists() and (target.is_symlink() or not owned(target)):
-            raise StageError(f"{target} exists and was not made by edgedistill", hint="move it away, or use --out")
+            raise StageError(
+                f"{target} exists and was not made by edgedistill", hint="move it away, or use another --out"
+            )
         if target.exists() and (found := strays(target)):
             named = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
             raise StageError(
                 f"{target} would be replaced, and holds what edgedistill did not put there: {named}",
-                hint="move these files somewhere else, or use --out",
+                hint="move these files somewhere else, or use another --out",
             )
 
 

@@ -202,7 +202,7 @@ def _build_plan(made: Plan) -> list[RenderableType]:
 
 def export_tables(made: Made) -> list[RenderableType]:
     """The files that were made of a checkpoint, what came of the chosen one, and whether it fits the board."""
-    speed = "ms a text" if made.kind == "classifier" else "tokens a second"
+    speed = "ms a text here" if made.kind == "classifier" else "tokens/s here"
     timed = any(one.speed is not None for one in made.candidates)
     columns = ("recipe", "file", made.metric, *((speed,) if timed else ()), "holds", "why")
     table = _table(f"{made.bundle.name}: {made.metric} on {made.judged_on}", *columns)
@@ -213,7 +213,7 @@ def export_tables(made: Made) -> list[RenderableType]:
             "" if one.quality is None else f"{one.quality:.2%}",
         ]
         if timed:
-            cells.append("" if one.speed is None else f"{one.speed:.3g}")
+            cells.append("" if one.speed is None else figures.number(one.speed, ""))
         holds = Text("yes", "green") if one.passed else Text("no", "red")
         table.add_row(*cells, Text("best", "bold green") if one.best else holds, one.reason)
     fit = made.fit
@@ -223,12 +223,15 @@ def export_tables(made: Made) -> list[RenderableType]:
     here = "" if fit.measured is None else f", {_value(fit.measured, 'bytes')} measured here"
     parts = ", ".join(f"{name} {_value(value, 'bytes')}" for name, value in fit.parts.items())
     said.append(f"Memory: {_value(fit.memory, 'bytes')} predicted ({parts}){here}.")
+    if made.latency is not None and made.latency.interval is not None:
+        low, high = made.latency.interval
+        said.append(f"Latency predicted for the board: {low:.2g} to {high:.2g} ms a text, one thread.")
     said += made.notes
     for found in made.on_target:
         if isinstance(found, NotMeasured):
             said.append(f"Not emulated: {found.reason}" + (f"; {found.remedy}" if found.remedy else "") + ".")
         elif found.name == "answers_equal":
-            said.append(f"Under the board's instruction set it gives {found.median:.1%} of the same answers.")
+            said.append(f"Under the board's instruction set {found.median:.1%} of its answers are the same.")
     said += [f"{found['where']}: {found['cost']}" for found in made.lint if found["severity"] in ("warning", "cost")]
     return [table, *map(Text, said)]
 

@@ -31,8 +31,8 @@ def bench(bundle: Path, data: str | None, *, threads: int, progress: Progress = 
     task = json.loads((bundle / "manifest.json").read_text(encoding="utf-8")).get("task")
     if task not in CLASSIFIERS:
         raise InputError(
-            f"{bundle} is for {task}, and classifiers are measured so far",
-            hint="in its folder: python -m runtime measure --what writing --texts FILE",
+            f"{bundle} holds a {task}, and classifiers are measured so far",
+            hint="in its folder: python -m runtime measure --what writing --texts FILE, a JSON list of texts",
         )
     workload = catalog.workload("classification")
     texts = protocol.spread(_texts(data), workload.rows)

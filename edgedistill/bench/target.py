@@ -16,7 +16,7 @@ from edgedistill.bench import measurements
 from edgedistill.bench.protocol import spread
 from edgedistill.errors import EngineCrashed
 from edgedistill.links import emulated
-from edgedistill.store import Output, Store, digest
+from edgedistill.store import Output, Store, digest, hashes
 from edgedistill.types import Device, Measurement, NotMeasured
 
 TEXTS = 64
@@ -41,13 +41,33 @@ def check(bundle: Path, device: Device, texts: Sequence[str], host: NDArray[np.f
     return (*_answers(bundle, device, texts, host), _board(device))
 
 
-def emulated_check(bundle: Path, device: Device, texts: Sequence[Any], host: NDArray[np.float32]) -> Found:
-    """`check` without what is known about the board; a run that is cut short is said and no error."""
+def kept_equal(
+    bundle: Path, sha256: str, device: Device, texts: Sequence[Any], host: NDArray[np.float32], *, store: Store
+) -> Found:
+    """`check` without what is known about the board, kept; a run that is cut short is said, and tried again.
+
+    Args:
+        sha256: of the exported file.
+    """
+    missing = emulated.missing()
+    inputs = {
+        "file": sha256,
+        "runtime": hashes(bundle / RUNTIME),
+        "emulated_cpu": device.emulated_cpu,
+        "missing": None if missing is None else missing.reason,
+        "texts": digest(list(texts)),
+        "host": hashlib.sha256(host.tobytes()).hexdigest(),
+    }
+
+    def produce(folder: Path, _: Path) -> None:
+        (folder / FOUND).write_bytes(measurements.to_json(_answers(bundle, device, texts, host)))
+
     try:
-        return _answers(bundle, device, texts, host)
+        output = store.get("target", inputs, produce)
     except EngineCrashed as error:
         reason = f"{emulated.CUT_SHORT}: {error.message}"
         return (NotMeasured(name="answers_equal", reason=reason, remedy=error.hint),)
+    return measurements.from_json((output.path / FOUND).read_bytes())
 
 
 def kept_check(

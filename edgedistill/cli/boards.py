@@ -64,7 +64,7 @@ def show_board(name: str, as_json: AsJson = False) -> None:
 
 @app.command()
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="A bundle that edgedistill build made.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle that edgedistill build or export made.")],
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -75,7 +75,7 @@ def bench(
     from edgedistill.bundle import manifest
     from edgedistill.terminal import Lines, subject_table
 
-    threads = manifest.read(bundle).manifest["engine"]["threads"]
+    threads = manifest.verify(bundle).manifest["engine"]["threads"]
     with Lines(quiet=as_json) as lines:
         subject = alone.bench(bundle, data, threads=threads, progress=lines.begin("bench"))
     if as_json:

@@ -94,14 +94,15 @@ def distill(
 @app.command()
 def export(
     checkpoint: Annotated[
-        str, typer.Argument(help="A student, or any classifier or decoder: a folder, or a name on the hub.")
+        str, typer.Argument(help="A student, or any classifier, decoder or T5 or BART: a folder, or a name on the hub.")
     ],
     target: Target = None,
     recipe: Annotated[
         str | None, typer.Option(help="Try this recipe first, and only safer ones after it (default: the smallest).")
     ] = None,
     all_recipes: Annotated[
-        bool, typer.Option("--all", help="Make and time the files of all recipes of the board, and compare them.")
+        bool,
+        typer.Option("--all", help="Make and time the files of all recipes that suit the board, and compare them."),
     ] = False,
     context: Annotated[int | None, typer.Option(min=64, help="Tokens that a decoder keeps in memory at most.")] = None,
     task: Task = None,

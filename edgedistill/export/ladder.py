@@ -40,6 +40,7 @@ def export(
     ids: Sequence[Sequence[int]],
     truth: NDArray[np.int64],
     logits: NDArray[np.float32],
+    metric: str = "accuracy",
     tolerance: float | None = None,
     calibration: Sequence[Sequence[int]] = (),
     separator: int | None = None,
@@ -53,6 +54,7 @@ def export(
         ids: token ids of the validation rows, on which the file is judged.
         truth: their classes. Shape: [rows].
         logits: the student's own answers to them. Shape: [rows, labels].
+        metric: what the share of right answers is called: agreement, where the classes are the student's own answers.
         tolerance: accuracy that the file may lose against the student; None takes each recipe's own.
         calibration: token ids of training rows, from which static recipes and the sensitivity take their measure.
             Without any, static recipes are passed over and the sensitivity is measured on the rows of `ids`.
@@ -66,6 +68,7 @@ def export(
         "steps": STEPS,
         "student": student.sha256,
         "recipes": [asdict(recipe) for recipe in recipes],
+        "metric": metric,
         "tolerance": tolerance,
         # Other validation rows or labels may decide for another recipe, and so may another version of the engine.
         "judged_on": digest([[list(row) for row in ids], truth.tolist()]),
@@ -86,13 +89,13 @@ def export(
         for recipe, exclude in climb.steps(recipes, calibrated=bool(calibration)):
             climb.write(folder / MODEL, recipe, exclude)
             found = answers(folder / MODEL, ids, separator=separator, progress=progress)
-            step = judge(recipe, compare(found, logits), _accuracy(found, truth), accuracy, tolerance)
+            step = judge(recipe, compare(found, logits), _accuracy(found, truth), accuracy, tolerance, metric=metric)
             size = (folder / MODEL).stat().st_size
             steps.append(step | {"kept_in_float": sorted(exclude), "size_bytes": size})
             if step["passed"]:
                 break
         else:
-            raise StageError(f"no recipe answers like the student: {steps[-1]['reason']}", hint="the student is kept")
+            raise NothingHolds(steps, hint="the student is kept")
         findings = lint(folder / MODEL, recipe=recipe, labels=logits.shape[1])
         if stop := next((finding for finding in findings if finding.severity == "stop"), None):
             raise IntegrityError(f"the exported file's {stop.where} {stop.cost}", hint="the student is kept")
@@ -111,6 +114,14 @@ def export(
         sensitivity=tuple(record["sensitivity"]),
     )
     return exported, output
+
+
+class NothingHolds(StageError):
+    """No recipe's file answers like what it was made from; `steps` says what each came to."""
+
+    def __init__(self, steps: Sequence[Mapping[str, Any]], *, hint: str) -> None:
+        super().__init__(f"no recipe answers like the checkpoint: {steps[-1]['reason']}", hint=hint)
+        self.steps = tuple(steps)
 
 
 class _Climb:

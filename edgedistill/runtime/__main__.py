@@ -36,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chat.add_argument("--max-tokens", type=int, default=256, help="of each answer (default: 256)")
     measure = commands.add_parser("measure", help="print raw samples as JSON")
     measure.add_argument(
-        "--texts", type=Path, required=True, help="a JSON list of strings, of pairs, or of conversations"
+        "--texts",
+        type=Path,
+        required=True,
+        help="a JSON list of texts, of pairs of texts, or of conversations: lists of turns with role and content",
     )
     measure.add_argument("--batch-rows", type=int, default=32)
     measure.add_argument("--what", choices=["timing", "memory", "answers", "writing"], default="timing")
@@ -68,6 +71,8 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if _manifest(options).get("task") == TEXT_TO_TEXT:
         return _rewrite(options)
+    if _manifest(options)["engine"]["name"] in WRITERS:
+        raise ValueError("its model answers conversations; use chat")
     engine = importlib.import_module(f"{__package__}.engine_onnx")
     texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
     classifier = engine.Classifier(options.bundle, threads=options.threads)
@@ -158,7 +163,12 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         importlib.import_module(f"{__package__}.engine_onnx")  # it is there before the model's memory is counted
     load = partial(_load_whole_writer if writes else _load_classifier, options)
     found = json.loads(options.texts.read_text(encoding="utf-8"))
-    texts = found if writes else [tuple(text) if isinstance(text, list) else text for text in found]
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{options.texts} is no JSON list of texts, pairs or conversations")
+    if told["engine"]["name"] in WRITERS:
+        texts = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in found]
+    else:
+        texts = [tuple(text) if isinstance(text, list) else text for text in found]
     if options.what == "memory":
         return measure.memory(load, texts)
     if writes:

@@ -111,6 +111,8 @@ def locate(model: str, patterns: Sequence[str] = (*NEEDED, "tokenizer_config.jso
     folder = Path(model)
     if folder.is_dir():
         return folder
+    if folder.exists():
+        raise InputError(f"{what} {model!r} is a file", hint="give the folder of a checkpoint")
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise InputError(f"{what} {model!r} is neither a folder nor a name on the hub", hint="write it as owner/name")
     return _download(model, patterns)

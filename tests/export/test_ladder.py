@@ -124,14 +124,14 @@ def test_swapped_label_ids_are_caught_whatever_the_tolerance(
     student: Path, texts: list[list[int]], logits: NDArray[np.float32], truth: NDArray[np.int64], store: Store
 ) -> None:
     swapped = logits[:, [1, 2, 3, 4, 0]]
-    with pytest.raises(StageError, match="no recipe answers like the student"):
+    with pytest.raises(StageError, match="no recipe answers like the checkpoint"):
         export(student_in(student), (INT8, FP32), ids=texts, truth=truth, logits=swapped, tolerance=1.0, store=store)
 
 
 def test_a_float32_file_that_answers_otherwise_is_never_shipped_however_accurate(
     student: Path, texts: list[list[int]], logits: NDArray[np.float32], truth: NDArray[np.int64], store: Store
 ) -> None:
-    with pytest.raises(StageError, match=r"no recipe answers like the student: a float32 logit differs by 0\.01"):
+    with pytest.raises(StageError, match=r"no recipe answers like the checkpoint: a float32 logit differs by 0\.01"):
         export(student_in(student), (FP32,), ids=texts, truth=truth, logits=logits + 0.01, tolerance=1.0, store=store)
 
 

@@ -17,10 +17,12 @@ from tokenizers import Tokenizer, processors
 from transformers import BertConfig, BertForSequenceClassification
 
 from edgedistill import catalog, pipeline, tasks
+from edgedistill.bench import alone
 from edgedistill.bundle import manifest
 from edgedistill.config import Request, read_request
 from edgedistill.distill.generative import PLAIN
 from edgedistill.errors import InputError, IntegrityError, PlanRefused, StageError
+from edgedistill.export import ladder as classifier_ladder
 from edgedistill.export.gguf import ladder
 from edgedistill.pipeline.exporting import recipes_for
 from edgedistill.pipeline.exporting.candidates import Candidate, marked
@@ -79,6 +81,8 @@ def test_a_classifier_becomes_a_bundle_that_runs_and_answers_like_it(
     assert [one.passed for one in made.candidates] == [True]
     assert made.fit.measured is not None
     assert 0 < made.fit.measured < made.fit.memory_available
+    assert made.latency is not None
+    assert made.latency.kind == "predicted"
     (emulated,) = made.on_target
     assert isinstance(emulated, NotMeasured)
     assert emulated.remedy is not None
@@ -100,6 +104,8 @@ def test_a_classifier_becomes_a_bundle_that_runs_and_answers_like_it(
 def test_without_rows_a_classifier_is_held_against_itself(sorter: Path, asked: Callable[..., Request]) -> None:
     made = pipeline.export(asked(), str(sorter))
     assert made.metric == "agreement"
+    assert made.candidates[0].reason.startswith("agreement")
+    assert "--data" in made.notes[0]
     assert made.reference == 1
     assert made.judged_on.endswith("texts that come with edgedistill")
 
@@ -113,6 +119,23 @@ def test_all_recipes_are_made_and_timed_and_the_best_are_marked(
     assert all(one.speed is not None and one.speed > 0 for one in made.candidates if one.size_bytes)
     assert any(one.best for one in made.candidates)
     assert made.recipe == "onnx-int8-dynamic"
+
+
+def test_a_recipe_that_does_not_hold_is_compared_too_with_what_it_came_to(
+    sorter: Path, tiny_rows: Path, asked: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = classifier_ladder.judge
+
+    def strict(recipe: Any, *given: Any, **more: Any) -> dict[str, Any]:
+        return real(recipe, *given, **more) | ({} if recipe.bits == 32 else {"passed": False, "reason": "not today"})
+
+    monkeypatch.setattr(classifier_ladder, "judge", strict)
+    made = pipeline.export(asked(data=str(tiny_rows)), str(sorter), all_recipes=True)
+    half = next(one for one in made.candidates if one.recipe == "onnx-fp16")
+    assert (half.passed, half.reason) == (False, "not today")
+    assert half.size_bytes is not None
+    assert half.quality is not None
+    assert made.recipe == "onnx-fp32"
 
 
 def test_pairs_are_exported_as_pairs(sorter: Path, pairs: Path, tmp_path: Path, asked: Callable[..., Request]) -> None:
@@ -155,6 +178,18 @@ def test_a_decoder_becomes_a_bundle_that_chats(tiny_writer: Path, talks: Path, a
     command = [sys.executable, "-m", "runtime", "chat", "turn on the light", "--max-tokens", "8"]
     done = subprocess.run(command, cwd=made.bundle, capture_output=True, text=True, check=True)
     assert done.stdout.rstrip("\n") == "".join(written).rstrip("\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "runtime", "predict", "x"], cwd=made.bundle, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "use chat" in done.stderr
+    with pytest.raises(InputError, match="holds a decoder, and classifiers are measured"):
+        alone.bench(made.bundle, None, threads=1)
+    questions = made.bundle.parent / "questions.json"
+    questions.write_text(json.dumps(["turn on the light", [{"role": "user", "content": "which song"}]]))
+    command = ["-m", "runtime", "measure", "--what", "writing", "--texts", str(questions)]
+    done = subprocess.run([sys.executable, *command], cwd=made.bundle, capture_output=True, text=True, check=True)
+    assert len(json.loads(done.stdout)["first_token_ms"]) == 2
 
 
 @pytest.mark.parametrize("template", ["a system's turn is refused", "none", "a first piece of its own"])
@@ -219,7 +254,9 @@ def test_two_labels_without_names_have_their_usual_ones(
     assert Classifier(made.bundle).labels == ["LABEL_0", "LABEL_1"]
 
 
-def test_pairs_need_rows_of_pairs(sorter: Path, asked: Callable[..., Request]) -> None:
+def test_pairs_need_rows_of_pairs_and_a_classifier_its_own_task(sorter: Path, asked: Callable[..., Request]) -> None:
+    with pytest.raises(InputError, match="is a classifier, and the task is qa"):
+        pipeline.export(asked(task="qa"), str(sorter))
     with pytest.raises(InputError, match="are no pairs"):
         pipeline.export(asked(task="nli"), str(sorter))
 

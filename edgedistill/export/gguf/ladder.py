@@ -26,7 +26,7 @@ from edgedistill.export.gguf.lint import lint
 from edgedistill.export.gguf.parity import NEW_TOKENS, Reference, compare, reference
 from edgedistill.export.gguf.quantize import quantize
 from edgedistill.export.gguf.writer import to_gguf
-from edgedistill.export.ladder import STEPS, judge
+from edgedistill.export.ladder import STEPS, NothingHolds, judge
 from edgedistill.export.silence import no_advice
 from edgedistill.store import Output, Store, canonical, digest
 from edgedistill.teachers.causal import tokenizer_of
@@ -122,7 +122,7 @@ def export(
     def produce(folder: Path, work: Path) -> None:
         original.progress = progress
         with no_advice(), quiet():
-            _produce(folder, work / "whole.gguf")
+            _produce(folder, work / f"{original.checkpoint.resolve().name}.gguf")
 
     def _produce(folder: Path, whole: Path) -> None:
         threads = os.cpu_count() or 1
@@ -149,7 +149,7 @@ def export(
             if step["passed"]:
                 break
         else:
-            raise StageError(f"no recipe answers like the checkpoint: {steps[-1]['reason']}", hint=_hint(steps))
+            raise NothingHolds(steps, hint=_hint(steps))
         whole.unlink()
         findings = lint(folder / MODEL)
         untemplated = tokenizer_of(original.checkpoint).chat_template is None  # which is no fault of the file

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edgedistill.errors import IntegrityError, StageError
-from edgedistill.export.ladder import STEPS, judge
+from edgedistill.errors import IntegrityError
+from edgedistill.export.ladder import STEPS, NothingHolds, judge
 from edgedistill.export.lint import lint
 from edgedistill.export.seq2seq.parity import NEW_TOKENS, compare
 from edgedistill.export.seq2seq.write import MODEL, to_seq2seq
@@ -45,7 +45,7 @@ def export(
 
     Raises:
         InputError: no texts, or no checkpoint.
-        StageError: another family, or no recipe holds.
+        StageError: another family, or no recipe holds (`NothingHolds`).
         IntegrityError: weights that are not finite, or a graph has a fault that must not ship.
     """
     inputs = {
@@ -73,7 +73,7 @@ def export(
                 break
         else:
             tried = ", ".join(recipe.name for recipe in recipes)
-            raise StageError(f"no recipe answers like the checkpoint: {steps[-1]['reason']}", hint=f"tried: {tried}")
+            raise NothingHolds(steps, hint=f"tried: {tried}")
         findings = [finding for file in (folder / MODEL).glob("*.onnx") for finding in lint(file, recipe=recipe)]
         if stop := next((finding for finding in findings if finding.severity == "stop"), None):
             raise IntegrityError(f"the exported file's {stop.where} {stop.cost}")

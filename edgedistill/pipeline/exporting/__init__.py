@@ -27,7 +27,7 @@ from edgedistill.stages import UNWATCHED, Run, Watch
 from edgedistill.store import Store, canonical, check_target, disk_errors, publish
 from edgedistill.teachers import local
 from edgedistill.teachers.local import FILES
-from edgedistill.types import Device, Exported, Recipe
+from edgedistill.types import Device, Exported, Measurement, Recipe
 
 RECORD = "export.json"
 SMALLER = "choose a smaller recipe with --recipe, a shorter --context, or a bigger board"
@@ -42,6 +42,7 @@ class Made:
         reference: how good the checkpoint is by it.
         candidates: the steps of the ladder, or all recipes of the board where they were asked for.
         parity: of the chosen file with the checkpoint.
+        latency: of a text on the board, predicted; None where nothing predicts it.
         on_target: whether it gives the same answers under the board's instruction set.
         command: how the bundle is run, behind `python -m runtime`; `notes` is what its user should know.
     """
@@ -56,6 +57,7 @@ class Made:
     parity: Mapping[str, float]
     candidates: tuple[Candidate, ...]
     fit: Fit
+    latency: Measurement | None
     on_target: OnTarget
     lint: tuple[Mapping[str, Any], ...]
     sensitivity: tuple[Mapping[str, Any], ...]
@@ -94,7 +96,7 @@ def export(
             bundle = request.out / f"{name}-{device.name}"
             check_target(bundle, owned=manifest.is_bundle, strays=manifest.strays)
             recipes = recipes_for(kind, device, request.export.recipe)
-            stage.cached, stage.note = False, f"{name}, a {kind}; {len(recipes)} recipes for {device.title}"
+            stage.cached, stage.note = False, f"{name}, {kind}; {len(recipes)} recipes for {device.name}"
         source = _source(run, kind, folder, name, recipes, device, context)
         with run.stage("export") as stage:
             exported, output = source.write(source.recipes, stage.progress)
@@ -114,6 +116,7 @@ def export(
             candidates=tuple(map(of_step, exported.ladder)),
             fit=source.size_up(size, recipe),
             on_target=(),
+            latency=None if source.latency is None else source.latency(recipe),
             lint=exported.lint,
             sensitivity=exported.sensitivity,
             command=source.command,

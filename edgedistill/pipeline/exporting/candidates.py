@@ -12,6 +12,7 @@ from typing import Any
 
 from edgedistill.bench.protocol import run_bundle
 from edgedistill.errors import StageError
+from edgedistill.export.ladder import NothingHolds
 from edgedistill.pipeline.exporting.source import Kind, Source
 from edgedistill.types import Exported, Progress, Recipe, silent
 
@@ -53,7 +54,7 @@ def of_step(step: Mapping[str, Any]) -> Candidate:
     """A step of the ladder."""
     kept = len(step.get("kept_in_float", ()))
     return Candidate(
-        recipe=step["recipe"] + (f", {kept} products in float32" if kept else ""),
+        recipe=step["recipe"] + (f", {kept} in float32" if kept else ""),
         size_bytes=step["size_bytes"],
         quality=step["value"],
         speed=None,
@@ -77,6 +78,8 @@ def every(source: Source, target: str, work: Path, *, seed: int, progress: Progr
         try:
             files[number], _ = source.write([recipe], silent)
             made.append(_fitting(source, recipe, of_step(files[number].ladder[-1])))
+        except NothingHolds as error:
+            made.append(of_step(error.steps[-1]))
         except StageError as error:
             failed = Candidate(
                 recipe=recipe.name, size_bytes=None, quality=None, speed=None, passed=False, reason=error.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from edgedistill import plan as planning
 from edgedistill import tasks
 from edgedistill.bench import target
 from edgedistill.bench.protocol import spread
@@ -26,7 +28,7 @@ from edgedistill.pipeline.prepare import counted
 from edgedistill.stages import Run
 from edgedistill.store import Output
 from edgedistill.teachers import local
-from edgedistill.types import Device, Exported, Progress, Recipe, Student
+from edgedistill.types import Device, Exported, Measurement, Progress, Recipe, Rows, Student
 
 CALIBRATION_ROWS = 200
 TIMED_ROWS = 100
@@ -41,6 +43,8 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
         InputError: the checkpoint cannot be used, or the rows have labels that it does not know.
     """
     request, labels = run.request, local.labels_of(folder)
+    if not tasks.find(request.task).has_labels:
+        raise InputError(f"{folder} is a classifier, and the task is {request.task}", hint="leave --task out")
     _refuse_other_heads(folder, labels)
     if tasks.find(request.task).inputs != ("text",) and request.data.folder == DEMO:
         raise InputError(
@@ -55,9 +59,9 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
     with run.stage("rows") as stage:
         rows, output = data.prepare(request.data, seed=request.seed, store=run.store)
         stage.took(output)
-        stage.note = counted(rows)
+        labelled = request.data.folder != DEMO
+        stage.note = counted(rows) if labelled else "no --data: texts that come with edgedistill"
     judged, others = data.read(rows, "validation"), data.read(rows, "train")
-    labelled = request.data.folder != DEMO
     tokenizer = Tokenizer.from_file(str(folder / local.TOKENIZER))
     limit = min(request.data.max_tokens, facts.shape.positions)
     separator = separator_of(tokenizer, [row.content for row in judged])
@@ -73,6 +77,8 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
     calibration = encode(tokenizer, [row.content for row in others[::step]], limit)
     student = Student(path=folder, sha256=facts.sha256, shape=replace(facts.shape, positions=limit), curve=())
 
+    metric = "accuracy" if labelled else "agreement"
+
     def write(some: Sequence[Recipe], progress: Progress) -> tuple[Exported, Output]:
         return ladder.export(
             student,
@@ -80,6 +86,7 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
             ids=ids,
             truth=truth,
             logits=said,
+            metric=metric,
             tolerance=request.export.tolerance,
             calibration=calibration,
             separator=separator,
@@ -90,7 +97,20 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
     def check(bundle: Path, exported: Exported) -> OnTarget:
         some = spread(range(len(ids)), EMULATED_ROWS)
         here = answers(exported.path, [ids[row] for row in some], separator=separator)
-        return target.emulated_check(bundle, device, [judged[row].content for row in some], here)
+        texts = [judged[row].content for row in some]
+        return target.kept_equal(bundle, exported.sha256, device, texts, here, store=run.store)
+
+    def predicted(recipe: Recipe) -> Measurement:
+        tokens = round(statistics.median(map(len, ids)))
+        about = planning.RowFacts(
+            labels=len(labels),
+            tokens=tokens,
+            vocabulary=facts.shape.vocabulary,
+            teacher_tokenizer_bytes=0,
+            student_tokenizer_bytes=0,
+        )
+        costs = planning.predict(facts.shape, recipe, device, about, threads=1)
+        return next(cost for cost in costs if cost.name == "latency")
 
     def described(exported: Exported) -> dict[str, Any]:
         return {
@@ -106,7 +126,7 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
         kind="classifier",
         name=facts.name,
         recipes=recipes,
-        metric="accuracy" if labelled else "agreement",
+        metric=metric,
         judged_on=f"{len(judged)} validation rows" if labelled else f"{len(judged)} texts that come with edgedistill",
         texts=tuple(row.content for row in judged[:TIMED_ROWS]),
         command='predict "your text"' if separator is None else "predict $'one text\\tthe other'",
@@ -116,7 +136,17 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
         model=described,
         size_up=lambda size, recipe: fit.of_encoder(size, recipe.bits, device),
         check=check,
+        latency=predicted,
+        notes=_notes(rows, labelled=labelled),
     )
+
+
+def _notes(rows: Rows, *, labelled: bool) -> tuple[str, ...]:
+    if not labelled:
+        return ("It was judged on texts about a smart home: with rows of your own (--data) a smaller file may hold.",)
+    if rows.facts["rejected"]:
+        return (f"{rows.facts['rejected']} rows could not be used; {rows.facts['rejected_file']} says why.",)
+    return ()
 
 
 def _refuse_other_heads(folder: Path, labels: Sequence[str]) -> None:

@@ -38,6 +38,7 @@ class Source:
         write: makes the smallest file that holds, of some recipes.
         model: what the manifest says of a file.
         size_up: what a file of so many bytes, of a recipe, takes of the board.
+        latency: how long a text is predicted to take on the board; None where nothing predicts that.
         check: whether a bundle with a file gives the same answers under the board's instruction set.
     """
 
@@ -54,6 +55,7 @@ class Source:
     model: Callable[[Exported], dict[str, Any]]
     size_up: Callable[[int, Recipe], Fit]
     check: Callable[[Path, Exported], OnTarget]
+    latency: Callable[[Recipe], Measurement] | None = None
     notes: tuple[str, ...] = ()
     beside: Mapping[str, bytes] = field(default_factory=dict)
 
