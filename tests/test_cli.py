@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -34,7 +33,6 @@ def test_help_imports_nothing_heavy_and_is_quick(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        env=os.environ | {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""},
     ).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert out.splitlines()[-1] == "[]"
