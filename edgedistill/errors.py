@@ -5,12 +5,16 @@ EdgeDistillError(message, *, hint)         1
 │   └── MissingExtra                       2   an optional dependency is not installed
 ├── PlanRefused                            2   cannot fit or cannot match; said before any training
 ├── StageError                             1   a stage failed: which one, what is kept, how to resume
+│   ├── NothingHolds                       1   no recipe's file answers like its checkpoint: what each came to
 │   └── EngineCrashed                      1   a measuring child died: its signal and its last words
 ├── BudgetMissed                           3   everything worked, a goal was not reached
 └── IntegrityError                         4   a hash or a file set is wrong: never goes on
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class EdgeDistillError(Exception):
@@ -45,6 +49,14 @@ class PlanRefused(EdgeDistillError):
 
 class StageError(EdgeDistillError):
     """A stage of the build failed; finished stages are kept."""
+
+
+class NothingHolds(StageError):
+    """No recipe's file answers like what it was made from; `steps` says what each came to."""
+
+    def __init__(self, steps: Sequence[Mapping[str, Any]], *, hint: str) -> None:
+        super().__init__(f"no recipe answers like the checkpoint: {steps[-1]['reason']}", hint=hint)
+        self.steps = tuple(steps)
 
 
 class EngineCrashed(StageError):

@@ -19,7 +19,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgedistill.errors import IntegrityError, StageError
+from edgedistill.errors import IntegrityError, NothingHolds
 from edgedistill.export.lint import lint
 from edgedistill.export.onnx import to_onnx
 from edgedistill.export.parity import answers, compare, feed, verdict
@@ -114,14 +114,6 @@ def export(
         sensitivity=tuple(record["sensitivity"]),
     )
     return exported, output
-
-
-class NothingHolds(StageError):
-    """No recipe's file answers like what it was made from; `steps` says what each came to."""
-
-    def __init__(self, steps: Sequence[Mapping[str, Any]], *, hint: str) -> None:
-        super().__init__(f"no recipe answers like the checkpoint: {steps[-1]['reason']}", hint=hint)
-        self.steps = tuple(steps)
 
 
 class _Climb:

@@ -210,13 +210,16 @@ class Journal:
     def merge(self, other: Path) -> int:
         """Takes over what another journal knows and this one does not. Returns how many answers are new.
 
-        An answer wins over a request without one; of two answers the one that is here stays.
+        An answer wins over a request without one; of two answers the one that is here stays. A journal that another
+        process is about to make holds nothing yet.
         """
         before = self.states().get("answered", 0)
         self._db.execute("ATTACH ? AS other", (str(other),))
         try:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
+                if not self._db.execute("SELECT 1 FROM other.sqlite_master WHERE name = 'requests'").fetchone():
+                    return 0
                 self._db.execute(
                     f"INSERT INTO requests ({COLUMNS}) SELECT {COLUMNS} FROM other.requests WHERE true {MERGE}"  # noqa: S608
                 )

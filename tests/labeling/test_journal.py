@@ -92,6 +92,16 @@ def test_entries_travel_between_journals(tmp_path: Path) -> None:
         assert kept.text == "from other"
 
 
+def test_a_journal_that_another_process_is_about_to_make_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "begun.sqlite").touch()
+    with Journal(tmp_path / "own.sqlite") as own:
+        assert own.merge(tmp_path / "begun.sqlite") == 0
+        with Journal(tmp_path / "begun.sqlite") as begun:
+            begun.send("big", [ask("x")])
+        assert own.merge(tmp_path / "begun.sqlite") == 0
+        assert own.states() == {"sent": 1}
+
+
 def test_a_batch_is_open_until_it_is_fetched(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.sqlite") as journal:
         journal.open_batch("batch_1", "big", ["a", "b"])

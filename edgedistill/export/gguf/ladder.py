@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.errors import IntegrityError, MissingExtra, StageError
+from edgedistill.errors import IntegrityError, MissingExtra, NothingHolds, StageError
 from edgedistill.export.gguf.imatrix import importance
 from edgedistill.export.gguf.lint import lint
 from edgedistill.export.gguf.parity import NEW_TOKENS, Reference, compare, reference
 from edgedistill.export.gguf.quantize import quantize
 from edgedistill.export.gguf.writer import to_gguf
-from edgedistill.export.ladder import STEPS, NothingHolds, judge
+from edgedistill.export.ladder import STEPS, judge
 from edgedistill.export.silence import no_advice
 from edgedistill.store import Output, Store, canonical, digest
 from edgedistill.teachers.causal import tokenizer_of

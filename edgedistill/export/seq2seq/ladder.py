@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edgedistill.errors import IntegrityError
-from edgedistill.export.ladder import STEPS, NothingHolds, judge
+from edgedistill.errors import IntegrityError, NothingHolds
+from edgedistill.export.ladder import STEPS, judge
 from edgedistill.export.lint import lint
 from edgedistill.export.seq2seq.parity import NEW_TOKENS, compare
 from edgedistill.export.seq2seq.write import MODEL, to_seq2seq

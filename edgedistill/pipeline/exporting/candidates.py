@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.bench.protocol import run_bundle
-from edgedistill.errors import StageError
-from edgedistill.export.ladder import NothingHolds
+from edgedistill.errors import NothingHolds, StageError
 from edgedistill.pipeline.exporting.source import Kind, Source
 from edgedistill.types import Exported, Progress, Recipe, silent
 
