@@ -103,17 +103,26 @@ def export(
         (folder / "export.json").write_bytes(canonical(record))
 
     output = store.get("export", inputs, produce)
+    return told(output, MODEL), output
+
+
+def told(output: Output, model: str) -> Exported:
+    """What a ladder came to, from its record in the store.
+
+    Args:
+        model: name of the file, or of the folder of several.
+    """
     record = json.loads((output.path / "export.json").read_text(encoding="utf-8"))
-    exported = Exported(
-        path=output.path / MODEL,
+    last = record["ladder"][-1]
+    return Exported(
+        path=output.path / model,
         sha256=output.sha256,
-        recipe=record["ladder"][-1]["recipe"],
-        parity=record["ladder"][-1]["parity"],
+        recipe=last["recipe"],
+        parity=last["parity"],
         ladder=tuple(record["ladder"]),
         lint=tuple(record["lint"]),
-        sensitivity=tuple(record["sensitivity"]),
+        sensitivity=tuple(record.get("sensitivity", ())),
     )
-    return exported, output
 
 
 class _Climb:

@@ -8,7 +8,6 @@ asked for its own greedy answers, of which it finds each token itself.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from edgedistill.export.gguf.lint import lint
 from edgedistill.export.gguf.parity import NEW_TOKENS, Reference, compare, reference
 from edgedistill.export.gguf.quantize import quantize
 from edgedistill.export.gguf.writer import to_gguf
-from edgedistill.export.ladder import STEPS, judge
+from edgedistill.export.ladder import STEPS, judge, told
 from edgedistill.export.silence import no_advice
 from edgedistill.store import Output, Store, canonical, digest
 from edgedistill.teachers.causal import tokenizer_of
@@ -160,17 +159,7 @@ def export(
         (folder / "export.json").write_bytes(canonical(record))
 
     output = store.get("export", inputs, produce)
-    record = json.loads((output.path / "export.json").read_text(encoding="utf-8"))
-    last = record["ladder"][-1]
-    exported = Exported(
-        path=output.path / MODEL,
-        sha256=output.sha256,
-        recipe=last["recipe"],
-        parity=last["parity"],
-        ladder=tuple(record["ladder"]),
-        lint=tuple(record["lint"]),
-    )
-    return exported, output
+    return told(output, MODEL), output
 
 
 def engine_version() -> str:

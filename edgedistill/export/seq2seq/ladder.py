@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import IntegrityError, NothingHolds
-from edgedistill.export.ladder import STEPS, judge
+from edgedistill.export.ladder import STEPS, judge, told
 from edgedistill.export.lint import lint
 from edgedistill.export.seq2seq.parity import NEW_TOKENS, compare
 from edgedistill.export.seq2seq.write import MODEL, to_seq2seq
@@ -81,14 +80,4 @@ def export(
         (folder / "export.json").write_bytes(canonical(record))
 
     output = store.get("export", inputs, produce)
-    record = json.loads((output.path / "export.json").read_text(encoding="utf-8"))
-    last = record["ladder"][-1]
-    exported = Exported(
-        path=output.path / MODEL,
-        sha256=output.sha256,
-        recipe=last["recipe"],
-        parity=last["parity"],
-        ladder=tuple(record["ladder"]),
-        lint=tuple(record["lint"]),
-    )
-    return exported, output
+    return told(output, MODEL), output
