@@ -77,6 +77,7 @@ class _Recipe(_File):
     embedding_bits: Literal[4, 8] | None = None
     calibration: Literal["percentile", "entropy"] | None = None
     on_request: bool = False
+    stored_bits: Literal[4] | None = None
 
 
 class _Workload(_File):
@@ -123,7 +124,7 @@ def recipe(name: str) -> Recipe:
 
 def recipes() -> tuple[Recipe, ...]:
     """Every export recipe, smallest weights first."""
-    return tuple(sorted((recipe(name) for name in _files("export")), key=lambda r: (r.bits, r.table_bits, r.name)))
+    return tuple(sorted((recipe(name) for name in _files("export")), key=lambda r: (r.file_bits, r.table_bits, r.bits, r.name)))
 
 
 def workload(name: str) -> Workload:

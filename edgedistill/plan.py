@@ -140,7 +140,7 @@ def _spread(count: int, total: int) -> tuple[int, ...]:
 
 def _numbers(shape: Shape, recipe: Recipe, device: Device, tokens: int, threads: int) -> dict[str, float]:
     table = shape.vocabulary * shape.hidden
-    size = ((shape.parameters - table) * recipe.bits + table * recipe.table_bits) / 8 * SIZE_FACTOR
+    size = ((shape.parameters - table) * recipe.file_bits + table * recipe.table_bits) / 8 * SIZE_FACTOR
     gops = device.gops["int8" if recipe.bits == 8 else "f32"].value
     arithmetic = 2 * shape.macs(tokens) / (gops * 1e9 * SKINNY_SHARE * min(threads, device.cores) ** 0.7)
     overhead = OPERATOR_S * OPERATORS_PER_LAYER * len(shape.layers) * max(1.0, 40 / gops)

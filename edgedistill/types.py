@@ -52,6 +52,7 @@ class Recipe:
 
     Attributes:
         bits: of the weights of matrix products.
+        stored_bits: of those weights in the file, where the engine widens them while it loads; None is as `bits`.
         embedding_bits: of the embedding table; None leaves it to the scheme.
         calibration: how a static scheme finds the range of activations on rows.
         on_request: only tried when it is asked for by name.
@@ -69,6 +70,17 @@ class Recipe:
     embedding_bits: int | None = None
     calibration: Literal["percentile", "entropy"] | None = None
     on_request: bool = False
+    stored_bits: int | None = None
+
+    @property
+    def file_bits(self) -> int:
+        """Of each weight of a matrix product, in the file."""
+        return self.stored_bits or self.bits
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it looks at rows."""
+        return self.scheme == "static" or self.stored_bits is not None
 
     @property
     def table_bits(self) -> int:

@@ -39,17 +39,47 @@ def ranges(
     model = onnx.load(fused)
     known = {tensor.name for tensor in model.graph.initializer}
     inputs = sorted({node.input[0] for node in model.graph.node if node.op_type == "MatMul"} - known)
+    engine = _showing(model, inputs)
+    find = by_percentile if method == "percentile" else by_entropy
+    # One tensor at a time: all of them over all rows can be tens of gigabytes.
+    return {name: find(np.concatenate([engine.run([name], dict(row))[0].ravel() for row in rows])) for name in inputs}
+
+
+def second_moments(fused: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
+    """How the inputs of each weight's product go together: the mean of x xᵀ over all positions of all rows.
+
+    Args:
+        fused: a float32 file.
+        rows: inputs by name, one row each.
+
+    Returns:
+        By the weight's name. Shape: [in, in].
+    """
+    model = onnx.load(fused)
+    known = {tensor.name for tensor in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type in ("MatMul", "Attention") and node.input[1] in known]
+    inputs = sorted({node.input[0] for node in products})
+    engine = _showing(model, inputs)
+    sums: dict[str, Any] = dict.fromkeys(inputs, 0.0)
+    counts = dict.fromkeys(inputs, 0)
+    for row in rows:
+        for name, value in zip(inputs, engine.run(inputs, dict(row)), strict=True):
+            vectors = value.reshape(-1, value.shape[-1]).astype(np.float64)
+            sums[name] = sums[name] + vectors.T @ vectors
+            counts[name] += len(vectors)
+    return {node.input[1]: sums[node.input[0]] / counts[node.input[0]] for node in products} if rows else {}
+
+
+def _showing(model: onnx.ModelProto, names: Sequence[str]) -> onnxruntime.InferenceSession:
+    """The model in the engine, with tensors from its middle among its outputs."""
     there = {value.name for value in model.graph.output}
     model.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inputs if name not in there
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in there
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    engine = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    find = by_percentile if method == "percentile" else by_entropy
-    # One tensor at a time: all of them over all rows can be tens of gigabytes.
-    return {name: find(np.concatenate([engine.run([name], dict(row))[0].ravel() for row in rows])) for name in inputs}
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def by_percentile(values: NDArray[np.float32]) -> tuple[float, float]:

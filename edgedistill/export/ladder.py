@@ -150,7 +150,7 @@ class _Climb:
 
     def write(self, path: Path, recipe: Recipe, exclude: Collection[str]) -> None:
         """The recipe's file, with some products left in float32."""
-        rows = [feed(row, separator=self._separator) for row in self._rows] if recipe.scheme == "static" else []
+        rows = [feed(row, separator=self._separator) for row in self._rows] if recipe.calibrated else []
         quantize(self._base(recipe), path, recipe, exclude=exclude, rows=rows)
 
     def _base(self, recipe: Recipe) -> Path:

@@ -15,7 +15,8 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from edgedistill.errors import StageError
-from edgedistill.export.calibrate import ranges
+from edgedistill.export.calibrate import ranges, second_moments
+from edgedistill.export.codebook import with_codebooks
 from edgedistill.export.silence import no_advice
 from edgedistill.types import Recipe
 
@@ -51,7 +52,7 @@ def quantize(
         if recipe.scheme == "none":
             _store(fused, path, recipe.bits)
         elif recipe.scheme == "dynamic":
-            _dynamic(fused, path, recipe, exclude)
+            _dynamic(fused, path, recipe, exclude, rows)
         elif recipe.scheme == "static":
             _static(fused, path, recipe, exclude, rows)
         else:
@@ -97,7 +98,7 @@ def _store(fused: Path, path: Path, bits: int) -> None:
     onnx.save_model(model, str(path))
 
 
-def _dynamic(fused: Path, path: Path, recipe: Recipe, exclude: Collection[str]) -> None:
+def _dynamic(fused: Path, path: Path, recipe: Recipe, exclude: Collection[str], rows: Sequence[Feed]) -> None:
     quantize_dynamic(
         fused,
         path,
@@ -110,6 +111,20 @@ def _dynamic(fused: Path, path: Path, recipe: Recipe, exclude: Collection[str]) 
         nodes_to_exclude=sorted(exclude),
         extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )
+    if recipe.stored_bits is not None:
+        model = onnx.load(path)
+        with_codebooks(model, _matrices(fused), second_moments(fused, rows), reduce_range=recipe.reduce_range)
+        onnx.save_model(model, str(path))
+
+
+def _matrices(fused: Path) -> dict[str, Any]:
+    """The float matrices of the layers. Those of the head are small, and decide every answer."""
+    tensors = onnx.load(fused).graph.initializer
+    return {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in tensors
+        if len(tensor.dims) == 2 and tensor.data_type == TensorProto.FLOAT and not tensor.name.startswith("head.")
+    }
 
 
 def _static(fused: Path, path: Path, recipe: Recipe, exclude: Collection[str], rows: Sequence[Feed]) -> None:
