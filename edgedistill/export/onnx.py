@@ -24,15 +24,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from safetensors.numpy import load_file
 
 from edgedistill.errors import IntegrityError, StageError
 from edgedistill.export.blocks import BLOCK, in_blocks
+from edgedistill.export.graph import FUSED, OPSET, Graph
 from edgedistill.teachers.local import unsupported
 
-OPSET = 17
-FUSED = "com.microsoft"
 TABLE = "embeddings"
 """Name of the word embeddings' tensor."""
 _INPUTS = ("input_ids", "attention_mask")
@@ -78,8 +77,8 @@ def to_onnx(
     onnx.save_model(model, str(path))
 
 
-class _Graph:
-    """One graph in the making: nodes and weights in the order in which they are computed."""
+class _Graph(Graph):
+    """An encoder's graph."""
 
     def __init__(
         self,
@@ -90,14 +89,13 @@ class _Graph:
         packed: bool,
         embedding_bits: int | None,
     ) -> None:
+        super().__init__()
         self._config = config
         self._weights = weights
         self._spans = f"{_SPANS}.weight" in weights
         self._inputs = (*_INPUTS, *(("token_type_ids",) if pairs else ()))
         self._packed = packed
         self._embedding_bits = embedding_bits
-        self._nodes: list[NodeProto] = []
-        self._tensors: list[TensorProto] = []
 
     def build(self) -> onnx.ModelProto:
         hidden, lengths = self._embed() if self._embedding_bits is None else self._embed_in_blocks()
@@ -249,17 +247,6 @@ class _Graph:
             self._tensor(f"{short}.scale", self._weights[f"{name}.weight"]),
             self._tensor(f"{short}.shift", self._weights[f"{name}.bias"]),
         )
-
-    def _tensor(self, name: str, value: Array) -> str:
-        self._tensors.append(numpy_helper.from_array(value, name))
-        return name
-
-    def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self._nodes.append(helper.make_node(operator, inputs, [output], f"{output}/{operator}", **attributes))
-        return output
-
-    def _fused(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        return self._node(operator, inputs, output, domain=FUSED, **attributes)
 
     def _heads(self) -> int:
         return int(self._config["num_attention_heads"])

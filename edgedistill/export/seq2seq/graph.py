@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import TensorProto, ValueInfoProto, helper
 
 from edgedistill.export.blocks import BLOCK, in_blocks
-from edgedistill.export.onnx import FUSED, OPSET
+from edgedistill.export.graph import FUSED, OPSET, Graph
 from edgedistill.export.seq2seq.checkpoint import ACTIVATIONS, Attention, Checkpoint, Layer, Linear, Norm, Stack
 
 TABLE = "decoder.table"
@@ -82,10 +82,11 @@ def decoder(model: Checkpoint, table_bits: int | None = None) -> onnx.ModelProto
     return made.model()
 
 
-class _Graph:
-    """One graph in the making: nodes and weights in the order in which they are computed."""
+class _Graph(Graph):
+    """The graph of one side."""
 
     def __init__(self, side: str, model: Checkpoint, stack: Stack, table_bits: int | None) -> None:
+        super().__init__()
         self._side = side
         self._model = model
         self._stack = stack
@@ -94,8 +95,6 @@ class _Graph:
         self._tied = self._writes and model.head is None
         self._inputs: list[ValueInfoProto] = []
         self._outputs: list[ValueInfoProto] = []
-        self._nodes: list[NodeProto] = []
-        self._tensors: list[TensorProto] = []
 
     def take(self, name: str, kind: int, axes: list[str]) -> None:
         """Declares an input."""
@@ -287,14 +286,3 @@ class _Graph:
             return self._node("MatMul", [value, self._tensor(name, linear.kernel)], f"{name}.out")
         product = self._node("MatMul", [value, self._tensor(name, linear.kernel)], f"{name}.product")
         return self._node("Add", [product, self._tensor(f"{name}.bias", linear.bias)], f"{name}.out")
-
-    def _tensor(self, name: str, value: NDArray[Any]) -> str:
-        self._tensors.append(numpy_helper.from_array(value, name))
-        return name
-
-    def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self._nodes.append(helper.make_node(operator, inputs, [output], f"{output}/{operator}", **attributes))
-        return output
-
-    def _fused(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        return self._node(operator, inputs, output, domain=FUSED, **attributes)
