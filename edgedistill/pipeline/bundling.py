@@ -159,7 +159,7 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
     with run.stage("export") as stage:
         exported, output = ladder.export(
             student,
-            isa.suited(known.plan.recipes, known.plan.device.isa, asked=request.export.recipe),
+            known.plan.recipes,
             ids=encoder.encoded(student, splits["validation"], limit),
             truth=classes(rows, splits["validation"]),
             logits=taught.logits("student", "validation"),
