@@ -135,7 +135,7 @@ def export_card(name: str, board: str, record: Mapping[str, Any]) -> str:
         "",
         f"Memory predicted for the board: {_megabytes(fit['memory'])}{measured}.",
         "",
-        *record["notes"],
+        *(line for note in record["notes"] for line in (note, "")),
     ]
     return "\n".join(lines)
 

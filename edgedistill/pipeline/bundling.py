@@ -198,6 +198,7 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
             every = [row.text for split in SPLITS for row in splits[split]]
             for_apps, output = app.make(draft.path, every, store=store, progress=stage.progress)
             stage.took(output)
+            stage.note = f"{for_apps.rows} rows answered alike, {for_apps.size_bytes / 1e6:.1f} MB"
             shutil.copyfile(output.path / assemble.APP, folder / "bundle" / assemble.APP)
 
     with run.stage("answers") as stage:

@@ -135,18 +135,19 @@ def export(
                     stage.cached, made = False, replace(made, candidates=compared)
             draft = Path(work) / "draft"
             source.pack(exported, draft, device.name)
-            with run.stage("fit") as stage:
-                stage.cached, made = False, _measured(source, draft, made, device)
-            with run.stage("target") as stage:
-                stage.cached, made = False, replace(made, on_target=source.check(draft, exported))
             folder = Path(work) / "bundle"
             folder.mkdir()
             if source.app is not None:
                 with run.stage("app") as stage:
                     found, output = source.app(draft, stage.progress)
                     stage.took(output)
+                    stage.note = f"{found.rows} rows answered alike, {found.size_bytes / 1e6:.1f} MB"
                     shutil.copyfile(output.path / assemble.APP, folder / assemble.APP)
                     made = replace(made, app=found)
+            with run.stage("fit") as stage:
+                stage.cached, made = False, _measured(source, draft, made, device)
+            with run.stage("target") as stage:
+                stage.cached, made = False, replace(made, on_target=source.check(draft, exported))
             with run.stage("bundle") as stage:
                 stage.cached = False
                 _publish(source, folder, made, exported, device)
@@ -217,7 +218,8 @@ def _source(
         raise InputError("--context is for decoders", hint="[data] max_tokens says how long a classifier's text may be")
     if run.request.export.app and kind != "classifier":
         raise InputError(
-            f"{assemble.APP} is made of classifiers, and {name} is a {kind}", hint="leave --app and [export] app out"
+            f"{assemble.APP} is made of classifiers, and {name} is a {kind} model",
+            hint="leave --app and [export] app out",
         )
     if kind == "classifier":
         from edgedistill.pipeline.exporting.classifier import classifier
