@@ -10,7 +10,7 @@ makes of it, and words that end in the unknown piece become that piece alone, so
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 from edgedistill.errors import MissingExtra, StageError
 
 PACKAGE = "onnxruntime-extensions"
+MODULE = "onnxruntime_extensions"
 CONTRIB = "ai.onnx.contrib"
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PLAIN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
@@ -99,7 +100,8 @@ def check(tokenizer: Path) -> None:
         MissingExtra: onnxruntime-extensions is not installed.
         StageError: the tokenizer is not of the kind that BERT has.
     """
-    _operators()
+    if importlib.util.find_spec(MODULE) is None:  # to import it takes seconds: torch and transformers come with it
+        raise MissingExtra(PACKAGE, extra="app")
     _Front(Tokenizer.from_file(str(tokenizer)), max_tokens=0)
 
 
@@ -121,7 +123,7 @@ def app_session(path: Path, *, threads: int = 1) -> Session:
 def _operators() -> str:
     """The library with the operators that read text."""
     try:
-        extensions: Any = importlib.import_module(PACKAGE.replace("-", "_"))
+        extensions: Any = importlib.import_module(MODULE)
     except ImportError as error:
         raise MissingExtra(PACKAGE, extra="app") from error
     return str(extensions.get_library_path())
