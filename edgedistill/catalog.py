@@ -124,7 +124,8 @@ def recipe(name: str) -> Recipe:
 
 def recipes() -> tuple[Recipe, ...]:
     """Every export recipe, smallest weights first."""
-    return tuple(sorted((recipe(name) for name in _files("export")), key=lambda r: (r.file_bits, r.table_bits, r.bits, r.name)))
+    found = [recipe(name) for name in _files("export")]
+    return tuple(sorted(found, key=lambda one: (one.file_bits, one.table_bits, one.bits, one.name)))
 
 
 def workload(name: str) -> Workload:

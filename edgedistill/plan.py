@@ -65,7 +65,7 @@ def plan(
     """Chooses what to build.
 
     Args:
-        recipes: every recipe of the catalogue, smallest weights first.
+        recipes: what may be tried, smallest weights first: what the board has kernels for (`export.isa.suited`).
         threads: that the runtime will use.
 
     Raises:

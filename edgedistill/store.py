@@ -250,7 +250,7 @@ def publish(
         strays: names what somebody else put into a target of ours.
 
     Raises:
-        StageError: target exists and is not ours, or holds what is not ours.
+        InputError: target exists and is not ours, or holds what is not ours.
     """
     check_target(target, owned=owned, strays=strays)
     aside = target.with_name(f".{target.name}.old")
@@ -272,14 +272,15 @@ def check_target(
     """Refuses to replace what is not ours; for the arguments and errors see `publish`."""
     with disk_errors(target):
         if target.exists() and (target.is_symlink() or not owned(target)):
-            raise StageError(
-                f"{target} exists and was not made by edgedistill", hint="move it away, or use another --out"
+            raise InputError(
+                f"{target} is where the result belongs, and was not made by edgedistill",
+                hint=f"move it away, or name another folder than {target.parent} with --out",
             )
         if target.exists() and (found := strays(target)):
             named = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
-            raise StageError(
+            raise InputError(
                 f"{target} would be replaced, and holds what edgedistill did not put there: {named}",
-                hint="move these files somewhere else, or use another --out",
+                hint=f"move these files somewhere else, or name another folder than {target.parent} with --out",
             )
 
 

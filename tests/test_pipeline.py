@@ -76,7 +76,8 @@ def working_in(folder: Path) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_rows: Path, tiny_teacher: Path) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    write_config(folder, tiny_rows, tiny_teacher)
+    config = write_config(folder, tiny_rows, tiny_teacher)
+    config.write_text(config.read_text().replace("tolerance = 0.2", "tolerance = 0.2\napp = true"))
     return folder
 
 
@@ -102,6 +103,11 @@ def test_a_build_ends_in_a_bundle_that_verifies_and_a_report(project: Path, buil
     assert page.lower().startswith("<!doctype html>")
     card = (project / built.bundle / "README.md").read_text(encoding="utf-8")
     assert "python -m runtime predict" in card
+    app = built.report["export"]["app"]
+    assert (app["file"], app["rows"]) == ("app.onnx", 240)
+    assert app["file"] in card
+    assert app["file"] in page
+    assert "app.onnx" in bundle.manifest["files"]
 
 
 def test_the_student_and_its_control_take_the_same_steps(built: pipeline.Built) -> None:
@@ -246,7 +252,7 @@ def test_a_folder_that_is_not_ours_is_never_replaced(request_in: Request) -> Non
     bundle.rename(aside)
     bundle.mkdir()
     (bundle / "thesis.txt").write_text("three years of work")
-    with pytest.raises(StageError, match="was not made by edgedistill"):
+    with pytest.raises(InputError, match="was not made by edgedistill"):
         pipeline.build(request_in)
     assert (bundle / "thesis.txt").read_text() == "three years of work"
     shutil.rmtree(bundle)

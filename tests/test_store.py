@@ -208,7 +208,7 @@ def test_publishing_replaces_ours_and_never_what_is_not(tmp_path: Path) -> None:
     assert (target / "manifest.json").read_text() == "2"
     (target / "manifest.json").unlink()
     (target / "mine.txt").write_text("keep")
-    with pytest.raises(StageError, match="was not made by edgedistill"):
+    with pytest.raises(InputError, match="was not made by edgedistill"):
         publish(source, target, owned=ours)
     assert (target / "mine.txt").read_text() == "keep"
     assert sorted(p.name for p in target.parent.iterdir()) == ["bundle"]
@@ -220,7 +220,7 @@ def test_publishing_over_what_somebody_added_names_it_and_touches_nothing(tmp_pa
     target.mkdir()
     (target / "notes").write_text("keep")
     added = [f"file {i}" for i in range(7)]
-    with pytest.raises(StageError, match=r"did not put there: file 0, .*, file 4 and 2 more") as caught:
+    with pytest.raises(InputError, match=r"did not put there: file 0, .*, file 4 and 2 more") as caught:
         publish(source, target, owned=lambda _: True, strays=lambda _: added)
     assert "--out" in str(caught.value.hint)
     assert [p.name for p in target.iterdir()] == ["notes"]
@@ -231,7 +231,7 @@ def test_publishing_never_replaces_a_link(tmp_path: Path) -> None:
     source.mkdir()
     elsewhere.mkdir()
     (tmp_path / "bundle").symlink_to(elsewhere)
-    with pytest.raises(StageError, match="was not made by edgedistill"):
+    with pytest.raises(InputError, match="was not made by edgedistill"):
         publish(source, tmp_path / "bundle", owned=lambda _: True)
     assert (tmp_path / "bundle").is_symlink()
 

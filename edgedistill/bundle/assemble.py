@@ -4,6 +4,7 @@
   manifest.json      what is in here, with hashes, the pinned engine and the numbers
   model/             model.onnx, a decoder's model.gguf, or encoder.onnx and decoder.onnx
   tokenizer.json     where it is not in the model file
+  app.onnx           where it is asked for: text in, label out, for apps
   requirements.txt   README.md (the model card)
   runtime/           python -m runtime predict "text", or chat
 """
@@ -28,6 +29,7 @@ REQUIRED = {"onnxruntime": ("onnxruntime", "numpy", "tokenizers"), "llama-cpp-py
 """Packages that the runtime needs on the device, by engine."""
 RUNTIME = Path(runtime.__file__).parent
 CARD = "README.md"
+APP = "app.onnx"
 
 
 def draft(

@@ -8,6 +8,15 @@ from typing import Any
 from edgedistill.types import Contrast, Measurement, Report
 
 MANY_LABELS = 40
+FROM_LINES = "python -m runtime predict - < texts.txt    # one text a line; prints a JSON object for each"
+IN_AN_APP = """\
+import numpy, onnxruntime, onnxruntime_extensions
+
+options = onnxruntime.SessionOptions()
+options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
+session = onnxruntime.InferenceSession("{file}", options)
+label, probabilities = session.run(None, {{"text": numpy.array(["your text"], dtype=object)}})
+print(label[0], probabilities[0].max())"""
 
 
 def card(report: Report, manifest: Mapping[str, Any]) -> str:
@@ -33,8 +42,10 @@ def card(report: Report, manifest: Mapping[str, Any]) -> str:
         "```",
         "pip install -r requirements.txt",
         'python -m runtime predict "your text"',
+        FROM_LINES,
         "```",
         "",
+        *_in_an_app(report.export.get("app")),
         "## How good it is",
         "",
         f"On {counts['test']} test rows, with 95 % intervals (paired bootstrap over rows).",
@@ -103,8 +114,11 @@ def export_card(name: str, board: str, record: Mapping[str, Any]) -> str:
         "```",
         "pip install -r requirements.txt",
         f"python -m runtime {record['command']}",
+        *([] if record["kind"] == "decoder" else [FROM_LINES]),
         "```",
         "",
+        *_in_an_app(record["app"]),
+        *(_measuring_it() if record["kind"] == "decoder" else []),
         "## Whether it answers like its checkpoint",
         "",
         f"Judged by {record['metric']} on {record['judged_on']}; the checkpoint has {_share(record['reference'])}.",
@@ -121,9 +135,48 @@ def export_card(name: str, board: str, record: Mapping[str, Any]) -> str:
         "",
         f"Memory predicted for the board: {_megabytes(fit['memory'])}{measured}.",
         "",
-        *record["notes"],
+        *(line for note in record["notes"] for line in (note, "")),
     ]
     return "\n".join(lines)
+
+
+def _in_an_app(app: Mapping[str, Any] | None) -> list[str]:
+    """How an app takes text to a label, where the bundle has a file for that."""
+    if app is None:
+        return []
+    packages = " ".join(f"{package}=={version}" for package, version in app["requires"].items())
+    return [
+        "## In an app",
+        "",
+        f"`{app['file']}` ({_megabytes(app['size_bytes'])}) holds the tokenizer too: text in, label and probabilities "
+        "out, in every language that ONNX Runtime has, with the operators of onnxruntime-extensions. In Python:",
+        "",
+        "```",
+        f"pip install {packages}",
+        "```",
+        "",
+        "```python",
+        *IN_AN_APP.format(file=app["file"]).splitlines(),
+        "```",
+        "",
+        f"It gives {app['rows']:,} rows and {app['traps']} texts with accents, marks and emoji the labels that "
+        f"`python -m runtime predict` gives them; no probability differs by more than {app['max_difference']:.1g}.",
+        "",
+    ]
+
+
+def _measuring_it() -> list[str]:
+    """How conversations are handed to `measure`."""
+    return [
+        "`python -m runtime measure --what writing --texts talks.json` times it. The file is a JSON list of questions, "
+        "or of conversations, each a list of turns:",
+        "",
+        "```json",
+        '["your question",',
+        ' [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "your question"}]]',
+        "```",
+        "",
+    ]
 
 
 def _megabytes(value: float | None) -> str:

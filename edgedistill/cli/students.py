@@ -105,6 +105,9 @@ def export(
         typer.Option("--all", help="Make and time the files of all recipes that suit the board, and compare them."),
     ] = False,
     context: Annotated[int | None, typer.Option(min=64, help="Tokens that a decoder keeps in memory at most.")] = None,
+    app_form: Annotated[
+        bool, typer.Option("--app", help="Write app.onnx too: text in, label out; for classifiers of single texts.")
+    ] = False,
     task: Task = None,
     data: Data = None,
     out: Out = None,
@@ -117,8 +120,8 @@ def export(
     from edgedistill.terminal import Lines, export_tables
 
     request = request_of(config, target, None, data, out, seed, task)
-    if recipe is not None:
-        request = request.model_copy(update={"export": request.export.model_copy(update={"recipe": recipe})})
+    asked: dict[str, Any] = {"app": app_form or request.export.app, "recipe": recipe or request.export.recipe}
+    request = request.model_copy(update={"export": request.export.model_copy(update=asked)})
     with Lines(quiet=as_json) as lines:
         made = pipeline.export(request, checkpoint, all_recipes=all_recipes, context=context, watch=lines)
     if as_json:

@@ -125,10 +125,11 @@ class Distill(_Section):
 
 
 class Export(_Section):
-    """Which recipe to try first and how much accuracy the file may lose against the student."""
+    """Which recipe to try first, how much accuracy the file may lose, and whether to write a file for apps too."""
 
     recipe: str | None = None
     tolerance: Share | None = None
+    app: bool = False
 
 
 class Goals(_Section):

@@ -10,7 +10,7 @@ makes of it, and words that end in the unknown piece become that piece alone, so
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -25,6 +25,8 @@ from tokenizers import Tokenizer
 
 from edgedistill.errors import MissingExtra, StageError
 
+PACKAGE = "onnxruntime-extensions"
+MODULE = "onnxruntime_extensions"
 CONTRIB = "ai.onnx.contrib"
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PLAIN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
@@ -91,6 +93,18 @@ def to_app(model: Path, tokenizer: Path, path: Path, *, labels: Sequence[str], m
     )
 
 
+def check(tokenizer: Path) -> None:
+    """Refuses what would only fail once a model is there.
+
+    Raises:
+        MissingExtra: onnxruntime-extensions is not installed.
+        StageError: the tokenizer is not of the kind that BERT has.
+    """
+    if importlib.util.find_spec(MODULE) is None:  # to import it takes seconds: torch and transformers come with it
+        raise MissingExtra(PACKAGE, extra="app")
+    _Front(Tokenizer.from_file(str(tokenizer)), max_tokens=0)
+
+
 def app_session(path: Path, *, threads: int = 1) -> Session:
     """The file in onnxruntime, with the operators that read text.
 
@@ -99,15 +113,20 @@ def app_session(path: Path, *, threads: int = 1) -> Session:
     """
     import onnxruntime
 
-    try:
-        extensions: Any = importlib.import_module("onnxruntime_extensions")
-    except ImportError as error:
-        raise MissingExtra("onnxruntime-extensions", extra="app") from error
     options = onnxruntime.SessionOptions()
-    options.register_custom_ops_library(extensions.get_library_path())
+    options.register_custom_ops_library(_operators())
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _operators() -> str:
+    """The library with the operators that read text."""
+    try:
+        extensions: Any = importlib.import_module(MODULE)
+    except ImportError as error:
+        raise MissingExtra(PACKAGE, extra="app") from error
+    return str(extensions.get_library_path())
 
 
 def app_answer(session: Session, text: str) -> tuple[str, NDArray[np.float32]]:
@@ -124,12 +143,7 @@ def characters(tokenizer: Tokenizer) -> dict[str, str]:
     Raises:
         StageError: the tokenizer is not of the kind that BERT has, where no character depends on its neighbours.
     """
-    normal, parted = tokenizer.normalizer, tokenizer.pre_tokenizer
-    if type(normal).__name__ != "BertNormalizer" or type(parted).__name__ != "BertPreTokenizer":
-        raise StageError(
-            f"a tokenizer with {type(normal).__name__} and {type(parted).__name__} is not put into a graph",
-            hint="the app form is for BERT classifiers; give the app tokenizer.json and the model apart",
-        )
+    normal, parted = _steps(tokenizer)
     found: dict[str, str] = {}
     for start in range(0, len(CHARACTERS), AT_ONCE):
         some = [chr(code) for code in CHARACTERS[start : start + AT_ONCE]]
@@ -137,6 +151,17 @@ def characters(tokenizer: Tokenizer) -> dict[str, str]:
         words = " ".join(word for word, _ in parted.pre_tokenize_str(written)).removesuffix(" q").split(" q ")
         found |= {key: value[1:-1] for key, value in zip(some, words, strict=True) if value[1:-1] != key}
     return found
+
+
+def _steps(tokenizer: Tokenizer) -> tuple[Any, Any]:
+    """Normalizer and pre-tokenizer; refuses those of other kinds than BERT's."""
+    normal, parted = tokenizer.normalizer, tokenizer.pre_tokenizer
+    if type(normal).__name__ != "BertNormalizer" or type(parted).__name__ != "BertPreTokenizer":
+        raise StageError(
+            f"a tokenizer with {type(normal).__name__} and {type(parted).__name__} is not put into a graph",
+            hint="the app form is for BERT classifiers; give the app tokenizer.json and the model apart",
+        )
+    return normal, parted
 
 
 class _Front:
@@ -152,8 +177,9 @@ class _Front:
         for token in self._special:
             if wrong := [flag for flag in PLAIN_FLAGS if getattr(token, flag)]:
                 raise StageError(f"the tokenizer's piece {token.content} is {wrong[0]}", hint="use the two-step form")
+        _steps(tokenizer)
+        self._tokenizer = tokenizer
         self._vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-        self._characters = characters(tokenizer)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         around = tokenizer.encode("").ids
@@ -170,19 +196,20 @@ class _Front:
 
     def _words(self) -> None:
         """From text to words in their normal form. Shape: [words]."""
-        spaces = _ranges(key for key, value in self._characters.items() if value == " ")
+        made_of = characters(self._tokenizer)
+        spaces = _ranges(key for key, value in made_of.items() if value == " ")
         # Each expression is compiled for every text, so only whole blocks of characters stand in it.
-        removed = _blocks(key for key, value in self._characters.items() if value == "")
-        if self._characters.get("\ue000") == "":
+        removed = _blocks(key for key, value in made_of.items() if value == "")
+        if made_of.get("\ue000") == "":
             removed += PRIVATE
         # One of them stands for each in the table, which knows no empty value, until all are taken out together.
-        gone = min((key for key, value in self._characters.items() if value == "" and key > "\0"), default=None)
-        alone = _blocks(key for key, value in self._characters.items() if value == f" {key} ")
+        gone = min((key for key, value in made_of.items() if value == "" and key > "\0"), default=None)
+        alone = _blocks(key for key, value in made_of.items() if value == f" {key} ")
         ranged = {chr(code) for first, last in (*removed, *alone) for code in range(first, last + 1)}
         alphabet = {letter for piece in self._vocabulary for letter in piece}
         table = {
             key: value or str(gone)
-            for key, value in self._characters.items()
+            for key, value in made_of.items()
             if key not in ranged
             and value != " "
             and key != gone

@@ -24,15 +24,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from safetensors.numpy import load_file
 
 from edgedistill.errors import IntegrityError, StageError
-from edgedistill.export.blocks import in_blocks
+from edgedistill.export.graph import FUSED, OPSET, Graph
 from edgedistill.teachers.local import unsupported
 
-OPSET = 17
-FUSED = "com.microsoft"
 TABLE = "embeddings"
 """Name of the word embeddings' tensor."""
 _INPUTS = ("input_ids", "attention_mask")
@@ -78,8 +76,8 @@ def to_onnx(
     onnx.save_model(model, str(path))
 
 
-class _Graph:
-    """One graph in the making: nodes and weights in the order in which they are computed."""
+class _Graph(Graph):
+    """An encoder's graph."""
 
     def __init__(
         self,
@@ -90,14 +88,13 @@ class _Graph:
         packed: bool,
         embedding_bits: int | None,
     ) -> None:
+        super().__init__()
         self._config = config
         self._weights = weights
         self._spans = f"{_SPANS}.weight" in weights
         self._inputs = (*_INPUTS, *(("token_type_ids",) if pairs else ()))
         self._packed = packed
         self._embedding_bits = embedding_bits
-        self._nodes: list[NodeProto] = []
-        self._tensors: list[TensorProto] = []
 
     def build(self) -> onnx.ModelProto:
         hidden, lengths = self._embed() if self._embedding_bits is None else self._embed_in_blocks()
@@ -144,7 +141,7 @@ class _Graph:
     def _embed_in_blocks(self) -> tuple[str, str]:
         """The same sum and norm from quantized tables: words in blocks, positions in 8 bits, one scale a column."""
         bits = self._embedding_bits or 8
-        words = self._rows(TABLE, self._weights[f"{_EMBEDDINGS}.word_embeddings.weight"], "input_ids", bits)
+        words = self._looked_up(TABLE, self._weights[f"{_EMBEDDINGS}.word_embeddings.weight"], "input_ids", bits)
         at, of = self._positions()
         largest = np.abs(at).max(axis=0)
         column = np.where(largest > 0, largest / 127, 1).astype(np.float32)
@@ -245,44 +242,6 @@ class _Graph:
             self._tensor(f"{short}.scale", self._weights[f"{name}.weight"]),
             self._tensor(f"{short}.shift", self._weights[f"{name}.bias"]),
         )
-
-    def _rows(self, name: str, table: Array, at: str, bits: int) -> str:
-        """Rows of a table that is kept in blocks of few bits, float32: [texts, tokens, width].
-
-        Written out, since the engine's own operator for it (GatherBlockQuantized) takes twice as long.
-        """
-        codes, scales = in_blocks(table, bits)
-        value = self._node("Gather", [self._tensor(name, codes), at], f"{name}.codes")
-        if bits == 4:
-            upper = self._node(
-                "BitShift",
-                [value, self._tensor(f"{name}.4", np.array(4, dtype=np.uint8))],
-                f"{name}.upper",
-                direction="RIGHT",
-            )
-            value = self._node("Concat", [value, upper], f"{name}.halves", axis=2)
-            value = self._node("Mod", [value, self._tensor(f"{name}.16", np.array(16, dtype=np.uint8))], f"{name}.low")
-        value = self._node("Cast", [value], f"{name}.numbers", to=TensorProto.FLOAT)
-        zero = self._tensor(f"{name}.zero", np.array(2 ** (bits - 1), dtype=np.float32))
-        value = self._node("Sub", [value, zero], f"{name}.signed")
-        blocks = [0, 0, scales.shape[1], table.shape[1] // scales.shape[1]]
-        value = self._node("Reshape", [value, self._tensor(f"{name}.blocks", np.array(blocks))], f"{name}.cut")
-        scale = self._node("Gather", [self._tensor(f"{name}_scales", scales[..., None]), at], f"{name}.scales_16")
-        scale = self._node("Cast", [scale], f"{name}.scales", to=TensorProto.FLOAT)
-        value = self._node("Mul", [value, scale], f"{name}.scaled")
-        whole = self._tensor(f"{name}.whole", np.array([0, 0, table.shape[1]]))
-        return self._node("Reshape", [value, whole], f"{name}.rows")
-
-    def _tensor(self, name: str, value: Array) -> str:
-        self._tensors.append(numpy_helper.from_array(value, name))
-        return name
-
-    def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self._nodes.append(helper.make_node(operator, inputs, [output], f"{output}/{operator}", **attributes))
-        return output
-
-    def _fused(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        return self._node(operator, inputs, output, domain=FUSED, **attributes)
 
     def _heads(self) -> int:
         return int(self._config["num_attention_heads"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from edgedistill.pipeline.classify import classes, teach
 from edgedistill.pipeline.planning import training
 from edgedistill.pipeline.prepare import STORE, Prepared, check_out, prepare
 from edgedistill.stages import UNWATCHED, Run, Watch
-from edgedistill.store import Output, Store, file_sha256, hashes, publish, write_atomically
-from edgedistill.types import Plan, Student, TrainingPlan
+from edgedistill.store import Output, Store, check_target, file_sha256, hashes, publish, write_atomically
+from edgedistill.teachers.local import TOKENIZER
+from edgedistill.types import SPLITS, Plan, Student, TrainingPlan
 
 BUILDS = ("classification",)
 """Tasks whose students can be written for a device."""
@@ -73,6 +75,10 @@ def build(request: Request, watch: Watch = UNWATCHED, *, fresh: bool = False) ->
     with Store(request.out.parent / STORE, fresh=fresh) as store:
         run = Run(request, store, watch)
         known = prepare(run)
+        if request.export.app:
+            from edgedistill.export import app
+
+            app.check(known.teacher.path / TOKENIZER)  # the student's reads texts as its teacher's does
         result = _make(run, known)
         with run.stage("publish") as stage:
             bundle, page = _publish(run, result)
@@ -83,6 +89,7 @@ def build(request: Request, watch: Watch = UNWATCHED, *, fresh: bool = False) ->
 
 def _check(request: Request) -> None:
     check_out(request.out)
+    check_target(_bundle(request), owned=manifest.is_bundle, strays=manifest.strays)
     if request.task not in BUILDS:
         raise PlanRefused(
             f"students for the task {request.task!r} cannot be exported yet, only for {', '.join(BUILDS)}",
@@ -142,7 +149,7 @@ def _cut_short(output: Output) -> bool:
 
 def _stages(run: Run, known: Prepared, folder: Path) -> None:
     from edgedistill.bench import protocol, target
-    from edgedistill.bundle import assemble
+    from edgedistill.bundle import app, assemble
     from edgedistill.distill import encoder
     from edgedistill.evaluate import arms
     from edgedistill.export import ladder, parity
@@ -159,7 +166,7 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
     with run.stage("export") as stage:
         exported, output = ladder.export(
             student,
-            isa.suited(known.plan.recipes, known.plan.device.isa, asked=request.export.recipe),
+            known.plan.recipes,
             ids=encoder.encoded(student, splits["validation"], limit),
             truth=classes(rows, splits["validation"]),
             logits=taught.logits("student", "validation"),
@@ -183,6 +190,16 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
     with run.stage("draft") as stage:
         draft = assemble.draft(request, known.plan, student, exported, rows, threads=known.threads, store=store)
         stage.took(draft)
+
+    (folder / "bundle").mkdir()
+    for_apps: app.App | None = None
+    if request.export.app:
+        with run.stage("app") as stage:
+            every = [row.text for split in SPLITS for row in splits[split]]
+            for_apps, output = app.make(draft.path, every, store=store, progress=stage.progress)
+            stage.took(output)
+            stage.note = f"{for_apps.rows} rows answered alike, {for_apps.size_bytes / 1e6:.1f} MB"
+            shutil.copyfile(output.path / assemble.APP, folder / "bundle" / assemble.APP)
 
     with run.stage("answers") as stage:
         test_ids = encoder.encoded(student, splits["test"], limit)
@@ -233,6 +250,8 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
             seconds=run.seconds,
             threads=known.threads,
         )
+        if for_apps is not None:
+            report = replace(report, export={**report.export, "app": asdict(for_apps)})
         assemble.finish(draft.path, folder / "bundle", report)
         (folder / "report.html").write_text(render.render(report), encoding="utf-8")
         (folder / "report.json").write_text(render.render_json(report), encoding="utf-8")
@@ -240,8 +259,8 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
 
 def _publish(run: Run, result: Output) -> tuple[Path, Path]:
     """Puts bundle and report where the user looks for them, unless they are there already."""
-    name = f"{run.request.name}-{run.request.target}"
-    bundle, page = run.request.out / name, run.request.out / f"{name}.html"
+    bundle = _bundle(run.request)
+    page = bundle.with_name(f"{bundle.name}.html")
     if not _same_bundle(result.path / "bundle", bundle):
         publish(result.path / "bundle", bundle, owned=manifest.is_bundle, strays=manifest.strays)
         run.changed = True
@@ -250,6 +269,10 @@ def _publish(run: Run, result: Output) -> tuple[Path, Path]:
         if not target.is_file() or target.read_bytes() != content:
             write_atomically(target, content)
     return bundle, page
+
+
+def _bundle(request: Request) -> Path:
+    return request.out / f"{request.name}-{request.target}"
 
 
 def _same_bundle(made: Path, published: Path) -> bool:

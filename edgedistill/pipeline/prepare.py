@@ -14,6 +14,7 @@ from edgedistill import plan as planning
 from edgedistill.config import Data, Request, weighing
 from edgedistill.data import rows as data
 from edgedistill.errors import InputError
+from edgedistill.export import isa
 from edgedistill.labeling import stage as labelling
 from edgedistill.stages import Run
 from edgedistill.store import Output, Store, canonical
@@ -77,7 +78,8 @@ def prepare(run: Run, *, ask: bool = True) -> Prepared:
         if request.student.kind == "static":  # needs no engine, and has no layers to plan
             made = Plan(device=device, recipes=(), student_shape=teacher.shape, predictions=(), explanation=(STATIC,))
         else:
-            made = planning.plan(request, device, catalog.recipes(), teacher, facts, threads=threads)
+            suited = isa.suited(catalog.recipes(), device.isa, asked=request.export.recipe)
+            made = planning.plan(request, device, suited, teacher, facts, threads=threads)
         if others:
             groups = [row.group for row in data.read(rows, "train")]
             made = replace(made, explanation=(*made.explanation, *teaching(request, groups)))

@@ -131,6 +131,12 @@ def export(report: Report) -> Section:
         tables.append(table("Parity: the file against the PyTorch student, measured", "What | Found#", *parity))
     else:
         lines.append(f"Parity {MISSING}: the export left no comparison.")
+    if app := found.get("app"):
+        lines.append(
+            f"{app['file']}, {app['size_bytes'] / 1e6:.1f} MB: text in, label out; the same label for each of "
+            f"{app['rows']} rows and {app['traps']} texts of many scripts, no probability differs by more than "
+            f"{app['max_difference']:.1g}."
+        )
     return Section(id="export", title="Export", lines=tuple(lines), tables=tuple(tables))
 
 

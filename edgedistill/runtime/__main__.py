@@ -4,7 +4,7 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ WRITERS = {"llama-cpp-python": "engine_llama", "onnxruntime-genai": "engine_gena
 """What answers conversations in text, by the engine that the manifest names."""
 TEXT_TO_TEXT = "text-to-text"
 """The task of a bundle whose model writes a text for a text, and takes no conversation."""
+STDIN = "-"
+"""In the place of texts: they come from standard input."""
 MEASURED_TOKENS = 32
 """Of each answer that is measured."""
 
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict = commands.add_parser(
         "predict", help="label texts, or pairs with a tab between, or write a text for each: arguments, or input lines"
     )
-    predict.add_argument("texts", nargs="*")
+    predict.add_argument("texts", nargs="*", help="left out: lines from standard input; -: the same, and --json")
     predict.add_argument("--json", action="store_true", help="one JSON object a line, with the probability")
     chat = commands.add_parser("chat", help="answer a question, or a conversation: lines from standard input")
     chat.add_argument("text", nargs="?")
@@ -74,17 +76,26 @@ def _run(options: argparse.Namespace) -> int:
     if _manifest(options)["engine"]["name"] in WRITERS:
         raise ValueError("its model answers conversations; use chat")
     engine = importlib.import_module(f"{__package__}.engine_onnx")
-    texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
     classifier = engine.Classifier(options.bundle, threads=options.threads)
-    for text in texts:
+    for text in _texts(options):
         scores = engine.probabilities(classifier([_pair(text) if classifier.pairs else text]))[0]
         best = int(scores.argmax())
         if options.json:
             answer = {"text": text, "label": classifier.labels[best], "probability": round(float(scores[best]), 4)}
-            print(json.dumps(answer, ensure_ascii=False))
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
         else:
-            print(f"{classifier.labels[best]}\t{scores[best]:.3f}")
+            print(f"{classifier.labels[best]}\t{scores[best]:.3f}", flush=True)
     return 0
+
+
+def _texts(options: argparse.Namespace) -> Iterator[str]:
+    """The texts to answer, each as soon as it is there: whoever writes lines may wait for each answer."""
+    if options.texts and options.texts != [STDIN]:
+        yield from options.texts
+        return
+    options.json |= options.texts == [STDIN]
+    for line in sys.stdin:
+        yield line.rstrip("\n")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -103,7 +114,7 @@ def _rewrite(options: argparse.Namespace) -> int:
     """Writes a text for each of some texts."""
     engine = importlib.import_module(f"{__package__}.engine_seq2seq")
     model = engine.TextToText(options.bundle, threads=options.threads)
-    for text in options.texts or (line.rstrip("\n") for line in sys.stdin):
+    for text in _texts(options):
         answer = "".join(model.stream(text))
         print(json.dumps({"text": text, "answer": answer}, ensure_ascii=False) if options.json else answer, flush=True)
     return 0

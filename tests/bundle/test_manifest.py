@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgedistill.bundle import manifest
-from edgedistill.errors import InputError, IntegrityError, StageError
+from edgedistill.errors import InputError, IntegrityError
 from edgedistill.store import publish
 
 
@@ -126,7 +126,7 @@ def test_what_users_put_into_a_bundle_is_named_and_never_removed(bundle: Path, t
     (target / "rows").symlink_to(tmp_path)
     (target / "entry.json").touch()
     assert manifest.strays(target) == ["entry.json", "notes/thesis.txt", "rows"]
-    with pytest.raises(StageError, match=r"did not put there: entry\.json, notes/thesis\.txt, rows"):
+    with pytest.raises(InputError, match=r"did not put there: entry\.json, notes/thesis\.txt, rows"):
         published(bundle, target)
     assert (target / "notes" / "thesis.txt").read_text() == "three years of work"
 
@@ -136,6 +136,6 @@ def test_a_manifest_of_another_program_makes_no_folder_ours(bundle: Path, tmp_pa
     target = tmp_path / "toy"
     target.mkdir()
     (target / "manifest.json").write_text(content)
-    with pytest.raises(StageError, match="was not made by edgedistill"):
+    with pytest.raises(InputError, match="was not made by edgedistill"):
         published(bundle, target)
     assert (target / "manifest.json").read_text() == content

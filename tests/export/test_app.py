@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from edgedistill.errors import MissingExtra, StageError
-from edgedistill.export.app import app_answer, app_session, characters, to_app
+from edgedistill.export.app import app_answer, app_session, characters, check, to_app
 from edgedistill.export.onnx import to_onnx
 from edgedistill.runtime.engine_onnx import logits, probabilities, session
 from edgedistill.teachers import local
@@ -169,6 +169,7 @@ def test_another_number_of_labels_than_the_model_has_is_refused(student: Path, t
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime_extensions", None)
-    with pytest.raises(MissingExtra) as found:
-        app_session(tmp_path / "app.onnx")
-    assert "edgedistill[app]" in str(found.value.hint)
+    for ask in (app_session, check):
+        with pytest.raises(MissingExtra) as found:
+            ask(tmp_path / "app.onnx")
+        assert "edgedistill[app]" in str(found.value.hint)

@@ -6,35 +6,32 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from edgedistill.export.blocks import BLOCK, in_blocks
+from edgedistill.export.blocks import in_blocks
+from edgedistill.export.graph import OPSET, Graph
+
+
+class Lookup(Graph):
+    """A graph that looks rows of a table up and does nothing else."""
+
+    def session(self, table: NDArray[np.float32], bits: int) -> onnxruntime.InferenceSession:
+        rows = self._looked_up("table", table, "rows", bits)
+        graph = helper.make_graph(
+            self._nodes,
+            "table",
+            [helper.make_tensor_value_info("rows", TensorProto.INT64, ["texts", "tokens"])],
+            [helper.make_tensor_value_info(rows, TensorProto.FLOAT, None)],
+            self._tensors,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+        return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 def as_the_engine_reads(table: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
-    codes, scales = in_blocks(table, bits)
-    node = helper.make_node(
-        "GatherBlockQuantized",
-        ["codes", "rows", "scales"],
-        ["out"],
-        domain="com.microsoft",
-        bits=bits,
-        block_size=BLOCK,
-        gather_axis=0,
-        quantize_axis=1,
-    )
-    graph = helper.make_graph(
-        [node],
-        "table",
-        [helper.make_tensor_value_info("rows", TensorProto.INT64, ["rows"])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT16, None)],
-        [numpy_helper.from_array(codes, "codes"), numpy_helper.from_array(scales, "scales")],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    engine = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found: NDArray[np.float32] = engine.run(None, {"rows": np.arange(len(table))})[0].astype(np.float32)
-    return found
+    engine = Lookup().session(table, bits)
+    found: NDArray[np.float32] = engine.run(None, {"rows": np.arange(len(table)).reshape(2, -1)})[0]
+    return found.reshape(table.shape)
 
 
 def table_of(width: int) -> NDArray[np.float32]:

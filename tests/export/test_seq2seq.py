@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,14 @@ from edgedistill import catalog
 from edgedistill.errors import InputError, IntegrityError, StageError
 from edgedistill.export.lint import lint
 from edgedistill.export.parity import verdict
-from edgedistill.export.seq2seq import MODEL, to_seq2seq
+from edgedistill.export.seq2seq import MODEL, ladder, to_seq2seq
 from edgedistill.export.seq2seq import checkpoint as reading
 from edgedistill.export.seq2seq import write as writing
-from edgedistill.export.seq2seq.parity import compare
+from edgedistill.export.seq2seq.parity import Parity, Reference, compare, reference
 from edgedistill.runtime.engine_onnx import session
 from edgedistill.runtime.engine_seq2seq import DECODER, ENCODER, Model, TextToText
+from edgedistill.store import Store
+from edgedistill.types import Recipe
 from tests.export.seq2seqs import CONTEXT, KINDS, TEXTS, save
 
 
@@ -61,10 +64,15 @@ def engine(folder: Path, context: int = CONTEXT) -> TextToText:
     return TextToText(folder)
 
 
+def held(checkpoint: Path, folder: Path, texts: Sequence[str], *, new_tokens: int = 32) -> Parity:
+    """What comes of graphs that are held against their checkpoint."""
+    return compare(reference(checkpoint, texts, new_tokens=new_tokens), folder)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_step_is_that_of_the_checkpoint(made: Any, kind: str) -> None:
     checkpoint, folder = made(kind)
-    found = compare(checkpoint, folder, TEXTS, new_tokens=30)
+    found = held(checkpoint, folder, TEXTS, new_tokens=30)
     assert found.same_pieces == 1
     assert found.diverges_at == (None,) * len(TEXTS)
     assert found.max_error < 1e-4
@@ -145,7 +153,7 @@ def test_distances_are_added_as_transformers_adds_them(side: str) -> None:
 )
 def test_a_smaller_file_says_nearly_the_same(made: Any, kind: str, name: str, cosine: float) -> None:
     checkpoint, folder = made(kind, name)
-    found = compare(checkpoint, folder, TEXTS[:4], new_tokens=12)
+    found = held(checkpoint, folder, TEXTS[:4], new_tokens=12)
     assert found.cosine > cosine
     assert found.max_error > 1e-4, "nothing is smaller"
 
@@ -180,13 +188,38 @@ def test_one_scale_for_all_is_shared_too_and_what_is_excluded_stays_in_float(mad
     checkpoint, _ = made("t5")
     coarse = replace(catalog.recipe("onnx-int8-dynamic"), per_channel=False)
     to_seq2seq(checkpoint, tmp_path / "coarse", coarse)
-    assert compare(checkpoint, tmp_path / "coarse", TEXTS[:3], new_tokens=8).cosine > 0.99
+    assert held(checkpoint, tmp_path / "coarse", TEXTS[:3], new_tokens=8).cosine > 0.99
     products = [node.name for node in onnx.load(made("t5")[1] / MODEL / DECODER).graph.node if node.op_type == "MatMul"]
     to_seq2seq(checkpoint, tmp_path / "float", catalog.recipe("onnx-int8-dynamic"), exclude=products)
     types = {node.op_type for node in onnx.load(tmp_path / "float" / MODEL / DECODER).graph.node}
     assert "MatMul" in types
     assert "MatMulInteger" not in types
     assert "MatMulInteger" in {node.op_type for node in onnx.load(tmp_path / "float" / MODEL / ENCODER).graph.node}
+
+
+def test_the_checkpoint_is_asked_once_however_many_recipes_are_tried(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sequence[str]] = []
+    ask, judge = ladder.reference, ladder.judge
+
+    def counted(checkpoint: Path, texts: Sequence[str], **more: Any) -> Reference:
+        asked.append(texts)
+        return ask(checkpoint, texts, **more)
+
+    def strict(recipe: Recipe, *given: Any, **more: Any) -> dict[str, Any]:
+        return judge(recipe, *given, **more) | ({} if recipe.bits == 32 else {"passed": False, "reason": "not today"})
+
+    monkeypatch.setattr(ladder, "reference", counted)
+    monkeypatch.setattr(ladder, "judge", strict)
+    original = ladder.Original(made("t5")[0], "0", TEXTS[1:3])
+    some = [catalog.recipe(name) for name in ("onnx-int8-dynamic", "onnx-fp32")]
+    with Store(tmp_path / "store") as store:
+        exported, _ = ladder.export(original, some, store=store)
+        alone, _ = ladder.export(original, some[1:], store=store)
+    assert [step["passed"] for step in exported.ladder] == [False, True]
+    assert alone.parity == exported.parity
+    assert asked == [tuple(TEXTS[1:3])]
 
 
 @pytest.mark.parametrize("kind", ["t5", "bart"])
@@ -220,7 +253,7 @@ def test_an_answer_ends_where_the_checkpoint_ends_it(made: Any, tmp_path: Path) 
     (tmp_path / "generation_config.json").write_text(json.dumps(told | {"eos_token_id": [1, end]}))
     to_seq2seq(tmp_path, tmp_path / "made", catalog.recipe("onnx-fp32"))
     assert list(engine(tmp_path / "made").tokens(TEXTS[3], max_tokens=20)) == said[: said.index(end)]
-    assert compare(tmp_path, tmp_path / "made", TEXTS[3:4], new_tokens=20).diverges_at == (None,)
+    assert held(tmp_path, tmp_path / "made", TEXTS[3:4], new_tokens=20).diverges_at == (None,)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +282,7 @@ def test_parity_finds_a_graph_that_computes_something_else(
 
 
 def parity_of(checkpoint: Path, folder: Path) -> dict[str, Any]:
-    return verdict(asdict(compare(checkpoint, folder, TEXTS[1:4], new_tokens=6)), exact=True)
+    return verdict(asdict(held(checkpoint, folder, TEXTS[1:4], new_tokens=6)), exact=True)
 
 
 def test_parity_finds_another_tokenizer_and_needs_texts(made: Any, tmp_path: Path) -> None:
@@ -257,11 +290,11 @@ def test_parity_finds_another_tokenizer_and_needs_texts(made: Any, tmp_path: Pat
     shutil.copytree(folder, tmp_path / "wrong")
     cut = json.loads((folder / "tokenizer.json").read_text())
     (tmp_path / "wrong" / "tokenizer.json").write_text(json.dumps(cut | {"post_processor": None}))  # no end of text
-    found = compare(checkpoint, tmp_path / "wrong", TEXTS[1:3], new_tokens=4)
+    found = held(checkpoint, tmp_path / "wrong", TEXTS[1:3], new_tokens=4)
     assert found.same_pieces == 0
     assert not verdict(asdict(found), exact=True)["passed"]
     with pytest.raises(InputError, match="needs texts"):
-        compare(checkpoint, folder, [])
+        held(checkpoint, folder, [])
 
 
 def test_what_cannot_be_written_is_refused_before_it_is_tried(made: Any, tmp_path: Path) -> None:

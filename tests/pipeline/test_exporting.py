@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer, normalizers, processors
 from transformers import BertConfig, BertForSequenceClassification
 
 from edgedistill import catalog, pipeline, tasks
 from edgedistill.bench import alone
 from edgedistill.bundle import manifest
-from edgedistill.config import Request, read_request
+from edgedistill.cli import app
+from edgedistill.config import Export, Goals, Request, read_request
 from edgedistill.distill.generative import PLAIN
+from edgedistill.distill.static import write_manifest
 from edgedistill.errors import InputError, IntegrityError, PlanRefused, StageError
 from edgedistill.export import ladder as classifier_ladder
 from edgedistill.export.gguf import ladder
@@ -28,10 +32,10 @@ from edgedistill.pipeline.exporting import recipes_for
 from edgedistill.pipeline.exporting.candidates import Candidate, marked
 from edgedistill.pipeline.exporting.source import Kind, named
 from edgedistill.runtime.engine_llama import Chat
-from edgedistill.runtime.engine_onnx import Classifier
+from edgedistill.runtime.engine_onnx import Classifier, probabilities
 from edgedistill.runtime.engine_seq2seq import TextToText
 from edgedistill.teachers import local
-from edgedistill.types import NotMeasured
+from edgedistill.types import NotMeasured, Plan
 from tests.distill.chats import CHATML, GEMMA, chat_tokenizer
 from tests.distill.decoders import decoder
 from tests.export.seq2seqs import save
@@ -101,6 +105,64 @@ def test_a_classifier_becomes_a_bundle_that_runs_and_answers_like_it(
     assert kept["candidates"][0]["reason"] in (made.bundle / "README.md").read_text()
 
 
+def test_an_app_gets_its_own_file_which_answers_like_the_bundle(
+    sorter: Path, tiny_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    command = ["export", str(sorter), "--target", "raspberrypi5", "--data", str(tiny_rows), "--app"]
+    app(command, standalone_mode=False)
+    shown = " ".join(capfd.readouterr().out.split())
+    (bundle,) = (tmp_path / "dist").iterdir()
+    manifest.verify(bundle)
+    made = json.loads((bundle / "export.json").read_text())["app"]
+    assert made["rows"] == 180
+    assert made["max_difference"] <= 1e-4
+    assert made["size_bytes"] == (bundle / "app.onnx").stat().st_size
+    assert "The same label for each of 180 rows" in shown
+    card = (bundle / "README.md").read_text()
+    assert "gives 180 rows" in card
+    (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    text = "the café is dark 水!"
+    said = [sys.executable, "-c", program.replace("your text", text)]
+    found = subprocess.run(said, cwd=bundle, capture_output=True, text=True, check=True).stdout.split()
+    expected = probabilities(Classifier(bundle)([text]))[0]
+    assert found[0] == LABELS[expected.argmax()]
+    assert float(found[1]) == pytest.approx(expected.max(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("decoder", "app.onnx is made of classifiers, and .* is a decoder"),
+        ("pairs", "takes one text, and the task is nli"),
+        ("tokenizer", "a tokenizer with Lowercase"),
+        ("spans", "BertForQuestionAnswering; what is exported"),
+        ("static", "no checkpoint but what runs on a device: a static student"),
+    ],
+)
+def test_what_has_no_form_for_apps_is_refused_before_anything_is_made(
+    what: str, said: str, sorter: Path, tiny_writer: Path, pairs: Path, tmp_path: Path, asked: Callable[..., Request]
+) -> None:
+    folder = tmp_path / "student"
+    shutil.copytree(tiny_writer if what == "decoder" else sorter, folder)
+    more = {"task": "nli", "data": str(pairs)} if what == "pairs" else {}
+    if what == "tokenizer":
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.save(str(folder / "tokenizer.json"))
+    elif what == "spans":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertForQuestionAnswering"]}))
+    elif what == "static":
+        (folder / "config.json").unlink()
+        write_manifest(folder, LABELS, 32)
+    request = asked(**more)
+    with pytest.raises((InputError, StageError), match=said):
+        pipeline.export(request.model_copy(update={"export": Export(app=True)}), str(folder))
+    assert not request.out.exists()
+
+
 def test_without_rows_a_classifier_is_held_against_itself(sorter: Path, asked: Callable[..., Request]) -> None:
     made = pipeline.export(asked(), str(sorter))
     assert made.metric == "agreement"
@@ -118,6 +180,7 @@ def test_all_recipes_are_made_and_timed_and_the_best_are_marked(
     assert {"onnx-int8-dynamic", "onnx-int8-static", "onnx-fp32"} <= by_name.keys()
     assert all(one.speed is not None and one.speed > 0 for one in made.candidates if one.size_bytes)
     assert any(one.best for one in made.candidates)
+    assert all(one.speed_interval for one in made.candidates if one.speed)
     assert made.recipe == "onnx-int8-dynamic"
 
 
@@ -390,14 +453,37 @@ def test_a_file_that_does_not_fit_is_refused_with_the_arithmetic(
 
 def test_candidates_that_another_one_beats_are_not_best() -> None:
     def candidate(size: int, quality: float, speed: float, *, passed: bool = True) -> Candidate:
-        return Candidate(recipe="r", size_bytes=size, quality=quality, speed=speed, passed=passed, reason="")
+        return Candidate(
+            recipe="r",
+            size_bytes=size,
+            quality=quality,
+            speed=speed,
+            speed_interval=(speed - 0.1, speed + 0.1),
+            passed=passed,
+            reason="",
+        )
 
     some = [
         candidate(10, 0.9, 1.0),
         candidate(20, 0.9, 1.0),  # larger, and nothing for it
         candidate(20, 0.95, 2.0),
         candidate(5, 0.99, 0.5, passed=False),  # does not hold
-        candidate(30, 0.95, 0.8),
+        candidate(30, 0.95, 0.7),
+        candidate(40, 0.95, 0.6),  # faster by no more than chance
     ]
-    assert [one.best for one in marked(some, faster=-1)] == [True, False, True, False, True]
-    assert [one.best for one in marked(some, faster=1)] == [True, False, True, False, False]
+    assert [one.best for one in marked(some, faster=-1)] == [True, False, True, False, True, False]
+    assert [one.best for one in marked(some, faster=1)] == [True, False, True, False, False, False]
+    untimed = [replace(one, speed=None, speed_interval=None) for one in some]
+    assert [one.best for one in marked(untimed, faster=1)] == [True, False, True, False, False, False]
+
+
+@pytest.mark.parametrize("board", ["raspberrypi4", "raspberrypi5"])
+def test_a_plan_names_the_recipes_that_an_export_tries(
+    board: str, tiny_rows: Path, tiny_teacher: Path, asked: Callable[..., Request]
+) -> None:
+    goals = Goals(size_ratio=1.0)
+    request = asked(target=board, data=str(tiny_rows), teacher=str(tiny_teacher)).model_copy(update={"goals": goals})
+    for recipe in (None, "onnx-int4", "onnx-int8-weights"):
+        made = pipeline.plan(request.model_copy(update={"export": Export(recipe=recipe)}))
+        assert isinstance(made, Plan)
+        assert made.recipes == recipes_for("classifier", catalog.device(board), recipe)

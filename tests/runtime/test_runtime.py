@@ -124,6 +124,21 @@ def test_predict_reads_lines_from_standard_input_and_writes_json(bundle: Path) -
         assert 1 / 3 <= answer["probability"] <= 1
 
 
+def test_predict_with_a_dash_answers_each_line_as_it_comes_in_json(bundle: Path) -> None:
+    command = [sys.executable, "-m", "runtime", "predict", "-"]
+    with subprocess.Popen(command, cwd=bundle, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for text in ("the lamp", "", "söng 水 - -"):
+            process.stdin.write(f"{text}\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())  # while more is to come
+            assert answer["text"] == text
+            assert answer["label"] in LABELS
+        process.stdin.close()
+        assert process.wait() == 0
+
+
 def test_info_prints_what_the_bundle_is(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--bundle", str(bundle), "info"]) == 0
     found = json.loads(capsys.readouterr().out)

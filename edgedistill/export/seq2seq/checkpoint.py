@@ -207,15 +207,29 @@ def read(student: Path) -> Checkpoint:
             f"{student} does not say which token an answer starts from",
             hint="name decoder_start_token_id in its generation_config.json",
         )
-    ends = [] if told.eos_token_id is None else told.eos_token_id
     shape = _bart(config, weights) if config.model_type == "bart" else _t5(config, weights)
     return Checkpoint(
         **shape,
         activation=activation,
         start=int(start),
-        ends=tuple(ends) if isinstance(ends, list) else (ends,),
+        ends=ends_of(told),
         first=told.forced_bos_token_id,
+        context=context_of(config),
     )
+
+
+def context_of(config: Any) -> int:
+    """Tokens that a text, and an answer, may have: what the checkpoint was trained on."""
+    found: int = (
+        config.max_position_embeddings if config.model_type == "bart" else getattr(config, "n_positions", T5_CONTEXT)
+    )
+    return found
+
+
+def ends_of(told: Any) -> tuple[int, ...]:
+    """The tokens that end an answer, from a generation config."""
+    ends = [] if told.eos_token_id is None else told.eos_token_id
+    return tuple(ends) if isinstance(ends, list) else (ends,)
 
 
 def _t5(config: Any, weights: Mapping[str, Array]) -> dict[str, Any]:
@@ -268,7 +282,6 @@ def _t5(config: Any, weights: Mapping[str, Array]) -> dict[str, Any]:
         "epsilon": config.layer_norm_epsilon,
         "attention_scale": 1.0,
         "normed_sum": False,
-        "context": getattr(config, "n_positions", T5_CONTEXT),
     }
 
 
@@ -346,5 +359,4 @@ def _bart(config: Any, weights: Mapping[str, Array]) -> dict[str, Any]:
         "epsilon": BART_EPSILON,
         "attention_scale": None,
         "normed_sum": True,
-        "context": config.max_position_embeddings,
     }

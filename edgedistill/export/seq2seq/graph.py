@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import TensorProto, ValueInfoProto, helper
 
-from edgedistill.export.blocks import BLOCK, in_blocks
-from edgedistill.export.onnx import FUSED, OPSET
+from edgedistill.export.graph import FUSED, OPSET, Graph
 from edgedistill.export.seq2seq.checkpoint import ACTIVATIONS, Attention, Checkpoint, Layer, Linear, Norm, Stack
 
 TABLE = "decoder.table"
@@ -82,10 +81,11 @@ def decoder(model: Checkpoint, table_bits: int | None = None) -> onnx.ModelProto
     return made.model()
 
 
-class _Graph:
-    """One graph in the making: nodes and weights in the order in which they are computed."""
+class _Graph(Graph):
+    """The graph of one side."""
 
     def __init__(self, side: str, model: Checkpoint, stack: Stack, table_bits: int | None) -> None:
+        super().__init__()
         self._side = side
         self._model = model
         self._stack = stack
@@ -94,8 +94,6 @@ class _Graph:
         self._tied = self._writes and model.head is None
         self._inputs: list[ValueInfoProto] = []
         self._outputs: list[ValueInfoProto] = []
-        self._nodes: list[NodeProto] = []
-        self._tensors: list[TensorProto] = []
 
     def take(self, name: str, kind: int, axes: list[str]) -> None:
         """Declares an input."""
@@ -193,7 +191,7 @@ class _Graph:
             words = self._node("Mul", [words, scale], "words.scaled")
         if self._stack.positions is None:
             return self._root_mean_square(words, norm), words
-        at = self._lookup("positions", self._stack.positions, places, bits and POSITION_BITS)
+        at = self._lookup("positions", self._stack.positions, places, bits and POSITION_BITS, axes=1)
         return self._add("embedded", at, words, norm)
 
     def _tied_words(self) -> str:
@@ -201,15 +199,11 @@ class _Graph:
         columns = self._node("Gather", [table, "input_ids"], f"{WORDS}.columns", axis=1)
         return self._node("Transpose", [columns], WORDS, perm=[1, 2, 0])
 
-    def _lookup(self, name: str, table: NDArray[np.float32], at: str, bits: int | None) -> str:
-        """Rows of a table, which is float32 or of few bits."""
+    def _lookup(self, name: str, table: NDArray[np.float32], at: str, bits: int | None, axes: int = 2) -> str:
+        """Rows of a table, which is float32 or of few bits. `at` has so many axes."""
         if bits is None:
             return self._node("Gather", [self._tensor(f"{self._side}.{name}", table), at], name, axis=0)
-        data, scales = in_blocks(table, bits)
-        inputs = [self._tensor(f"{self._side}.{name}", data), at, self._tensor(f"{self._side}.{name}_scales", scales)]
-        blocks = {"bits": bits, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
-        rows = self._fused("GatherBlockQuantized", inputs, f"{name}.rows", **blocks)
-        return self._node("Cast", [rows], name, to=TensorProto.FLOAT)
+        return self._looked_up(f"{self._side}.{name}", table, at, bits, axes=axes)
 
     def _root_mean_square(self, value: str, norm: Norm) -> str:
         """The norm of a value that is no sum, for which there is no fused operator that the checker knows."""
@@ -287,14 +281,3 @@ class _Graph:
             return self._node("MatMul", [value, self._tensor(name, linear.kernel)], f"{name}.out")
         product = self._node("MatMul", [value, self._tensor(name, linear.kernel)], f"{name}.product")
         return self._node("Add", [product, self._tensor(f"{name}.bias", linear.bias)], f"{name}.out")
-
-    def _tensor(self, name: str, value: NDArray[Any]) -> str:
-        self._tensors.append(numpy_helper.from_array(value, name))
-        return name
-
-    def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self._nodes.append(helper.make_node(operator, inputs, [output], f"{output}/{operator}", **attributes))
-        return output
-
-    def _fused(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        return self._node(operator, inputs, output, domain=FUSED, **attributes)

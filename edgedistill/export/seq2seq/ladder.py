@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from typing import Any
 from edgedistill.errors import IntegrityError, NothingHolds
 from edgedistill.export.ladder import STEPS, judge, told
 from edgedistill.export.lint import lint
-from edgedistill.export.seq2seq.parity import NEW_TOKENS, compare
+from edgedistill.export.seq2seq.parity import NEW_TOKENS, Reference, compare, reference
 from edgedistill.export.seq2seq.write import MODEL, to_seq2seq
 from edgedistill.store import Output, Store, canonical, digest
 from edgedistill.types import Exported, Progress, Recipe, silent
@@ -21,11 +22,29 @@ METRIC = "token agreement"
 """Share of the tokens of the checkpoint's greedy answers that the graphs find most likely where they stand."""
 
 
+class Original:
+    """A checkpoint that graphs are made of; it is asked once, however many recipes there are.
+
+    Args:
+        sha256: of the checkpoint.
+        texts: to be answered by it and by every file.
+    """
+
+    def __init__(self, checkpoint: Path, sha256: str, texts: Sequence[str]) -> None:
+        self.checkpoint = checkpoint
+        self.sha256 = sha256
+        self.texts = tuple(texts)
+        self.progress: Progress = silent
+
+    @functools.cached_property
+    def reference(self) -> Reference:
+        """What it answers."""
+        return reference(self.checkpoint, self.texts, progress=self.progress)
+
+
 def export(
-    checkpoint: Path,
-    sha256: str,
+    original: Original,
     recipes: Sequence[Recipe],
-    texts: Sequence[str],
     *,
     tolerance: float | None = None,
     store: Store,
@@ -34,9 +53,7 @@ def export(
     """Turns an encoder–decoder into two graphs, and proves that they write the same.
 
     Args:
-        sha256: of the checkpoint.
         recipes: what to try, in this order; of the schemes that `to_seq2seq` takes.
-        texts: to be answered by both.
         tolerance: share of the tokens that may be others; None takes each recipe's own.
 
     Returns:
@@ -49,20 +66,21 @@ def export(
     """
     inputs = {
         "steps": STEPS,
-        "checkpoint": sha256,
+        "checkpoint": original.sha256,
         "recipes": [asdict(recipe) for recipe in recipes],
         "tolerance": tolerance,
-        "judged_on": digest(list(texts)),
+        "judged_on": digest(list(original.texts)),
         "new_tokens": NEW_TOKENS,
         **{package: version(package) for package in ("onnx", "onnxruntime", "transformers")},
     }
 
     def produce(folder: Path, _: Path) -> None:
+        original.progress = progress
         steps: list[dict[str, Any]] = []
         for recipe in recipes:
             shutil.rmtree(folder / MODEL, ignore_errors=True)
-            to_seq2seq(checkpoint, folder, recipe)
-            found = compare(checkpoint, folder, texts, progress=progress)
+            to_seq2seq(original.checkpoint, folder, recipe)
+            found = compare(original.reference, folder, progress=progress)
             parity = {key: value for key, value in asdict(found).items() if key != "diverges_at"}
             step = judge(recipe, parity, found.top1_agreement, 1.0, tolerance, metric=METRIC)
             diverges = [place for place in found.diverges_at if place is not None]

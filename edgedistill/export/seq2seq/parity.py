@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgedistill.errors import InputError
 from edgedistill.export.parity import compare as compare_logits
-from edgedistill.export.seq2seq.checkpoint import load
+from edgedistill.export.seq2seq.checkpoint import context_of, ends_of, load
 from edgedistill.export.seq2seq.write import MODEL
 from edgedistill.runtime.engine_seq2seq import Model, tokenizer
 from edgedistill.teachers.causal import tokenizer_of
@@ -50,43 +50,80 @@ class Parity:
     cosine: float
 
 
-def compare(
-    student: Path,
-    folder: Path,
-    texts: Sequence[str],
-    *,
-    new_tokens: int = NEW_TOKENS,
-    threads: int = 1,
-    progress: Progress = silent,
-) -> Parity:
-    """Has transformers and the engine answer texts greedily, and holds the logits along the former's answers together.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What the checkpoint answers to some texts, to hold any number of graphs against.
+
+    Attributes:
+        texts: what was asked; `ids`: their pieces.
+        answers: its greedy tokens, the one that ends an answer among them.
+        logits: that each of them follows from. Shape of each: [tokens, vocabulary], float32.
+        ends: the tokens that end an answer.
+        new_tokens: of an answer, at most.
+    """
+
+    texts: tuple[str, ...]
+    ids: tuple[tuple[int, ...], ...]
+    answers: tuple[tuple[int, ...], ...]
+    logits: tuple[NDArray[np.float32], ...]
+    ends: frozenset[int]
+    new_tokens: int
+
+
+def reference(
+    student: Path, texts: Sequence[str], *, new_tokens: int = NEW_TOKENS, progress: Progress = silent
+) -> Reference:
+    """Has transformers answer texts greedily, in float32.
 
     Args:
         student: the checkpoint.
-        folder: from `to_seq2seq`.
-        new_tokens: of an answer, at most.
+        new_tokens: of an answer, at most; less where the checkpoint was trained on less.
 
     Raises:
         InputError: no texts, or the checkpoint is not complete.
         StageError: the checkpoint is of another family.
-        ValueError: a text is longer than the graphs take.
     """
     if not texts:
         raise InputError("parity needs texts", hint="give some of the test rows")
     model, cut = load(student), tokenizer_of(student)
-    file, own = Model(folder / MODEL, threads=threads), tokenizer(folder)
-    new_tokens = min(new_tokens, file.context - 1)
-    same_pieces, diverges_at, figures, steps = 0, [], [], []
+    new_tokens = min(new_tokens, context_of(model.config) - 1)
+    ids, answers, logits = [], [], []
     for done, text in enumerate(texts, 1):
-        expected = list(cut(text)["input_ids"])
-        ids = own.encode(text).ids
-        same_pieces += ids == expected
-        answer, logits = _greedy(model, expected, new_tokens)
-        figures.append(compare_logits(file.scores(ids, answer), logits))
+        ids.append(tuple(cut(text)["input_ids"]))
+        answer, scores = _greedy(model, ids[-1], new_tokens)
+        answers.append(tuple(answer))
+        logits.append(scores)
+        progress(done, len(texts), "asking the checkpoint")
+    return Reference(
+        texts=tuple(texts),
+        ids=tuple(ids),
+        answers=tuple(answers),
+        logits=tuple(logits),
+        ends=frozenset(ends_of(model.generation_config)),
+        new_tokens=new_tokens,
+    )
+
+
+def compare(expected: Reference, folder: Path, *, threads: int = 1, progress: Progress = silent) -> Parity:
+    """Has the engine answer the same texts, and holds the logits along the checkpoint's answers together.
+
+    Args:
+        folder: from `to_seq2seq`.
+
+    Raises:
+        ValueError: a text is longer than the graphs take.
+    """
+    texts = expected.texts
+    file, own = Model(folder / MODEL, threads=threads), tokenizer(folder)
+    same_pieces, diverges_at, figures, steps = 0, [], [], []
+    for number, text in enumerate(texts):
+        ids, answer = own.encode(text).ids, expected.answers[number]
+        same_pieces += tuple(ids) == expected.ids[number]
+        figures.append(compare_logits(file.scores(ids, answer), expected.logits[number]))
         steps.append(len(answer))
-        said = list(file.tokens(ids, max_tokens=new_tokens))
-        diverges_at.append(_first_difference(_unended(model, answer), said))
-        progress(done, len(texts))
+        said = list(file.tokens(ids, max_tokens=expected.new_tokens))
+        diverges_at.append(_first_difference(answer[:-1] if answer[-1] in expected.ends else answer, said))
+        progress(number + 1, len(texts))
     mean = {
         name: float(np.average([figure[name] for figure in figures], weights=steps))
         for name in ("top1_agreement", "kl", "mean_error", "cosine")
@@ -133,11 +170,6 @@ def _greedy(model: Any, ids: Sequence[int], count: int) -> tuple[list[int], NDAr
         model.generation_config = told
     logits: NDArray[np.float32] = torch.cat(out.logits).numpy()
     return out.sequences[0, 1:].tolist(), logits
-
-
-def _unended(model: Any, answer: list[int]) -> list[int]:
-    ends = model.generation_config.eos_token_id
-    return answer[:-1] if answer[-1] in (ends if isinstance(ends, list) else [ends]) else answer
 
 
 def _first_difference(expected: Sequence[int], found: Sequence[int]) -> int | None:

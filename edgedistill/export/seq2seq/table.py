@@ -15,7 +15,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgedistill.errors import StageError
-from edgedistill.export.onnx import FUSED
+from edgedistill.export.graph import FUSED
 from edgedistill.export.quantize import BLOCK
 from edgedistill.export.seq2seq.graph import TABLE, WORDS
 

@@ -6,11 +6,12 @@ checkpoint ─► what it is ─► rows ─► ladder of recipes ─► fits th
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedistill import catalog
 from edgedistill.bench.protocol import run_bundle
@@ -29,6 +30,9 @@ from edgedistill.teachers import local
 from edgedistill.teachers.local import FILES
 from edgedistill.types import Device, Exported, Measurement, Recipe
 
+if TYPE_CHECKING:
+    from edgedistill.bundle.app import App
+
 RECORD = "export.json"
 SMALLER = "choose a smaller recipe with --recipe, a shorter --context, or a bigger board"
 
@@ -44,6 +48,7 @@ class Made:
         parity: of the chosen file with the checkpoint.
         latency: of a text on the board, predicted; None where nothing predicts it.
         on_target: whether it gives the same answers under the board's instruction set.
+        app: what came of the file for apps; None where none is asked for.
         command: how the bundle is run, behind `python -m runtime`; `notes` is what its user should know.
     """
 
@@ -63,6 +68,7 @@ class Made:
     sensitivity: tuple[Mapping[str, Any], ...]
     command: str
     notes: tuple[str, ...]
+    app: App | None = None
 
 
 def export(
@@ -129,13 +135,22 @@ def export(
                     stage.cached, made = False, replace(made, candidates=compared)
             draft = Path(work) / "draft"
             source.pack(exported, draft, device.name)
+            folder = Path(work) / "bundle"
+            folder.mkdir()
+            if source.app is not None:
+                with run.stage("app") as stage:
+                    found, output = source.app(draft, stage.progress)
+                    stage.took(output)
+                    stage.note = f"{found.rows} rows answered alike, {found.size_bytes / 1e6:.1f} MB"
+                    shutil.copyfile(output.path / assemble.APP, folder / assemble.APP)
+                    made = replace(made, app=found)
             with run.stage("fit") as stage:
                 stage.cached, made = False, _measured(source, draft, made, device)
             with run.stage("target") as stage:
                 stage.cached, made = False, replace(made, on_target=source.check(draft, exported))
             with run.stage("bundle") as stage:
                 stage.cached = False
-                _publish(source, Path(work) / "bundle", made, exported, device)
+                _publish(source, folder, made, exported, device)
     return made
 
 
@@ -177,6 +192,11 @@ def _found(checkpoint: str) -> tuple[Path, Kind]:
         InputError: there is none, or it is of a kind that is not exported.
     """
     folder = local.locate(checkpoint, patterns=FILES, what="checkpoint")
+    if (folder / manifest.MANIFEST).is_file() and not (folder / "config.json").exists():
+        raise InputError(
+            f"{folder} is no checkpoint but what runs on a device: a static student, or a bundle",
+            hint="copy it to the device as it is, or give a checkpoint",
+        )
     heads = [str(name) for name in local.config_of(folder).get("architectures") or ()]
     if any(name.endswith("ForCausalLM") for name in heads):
         return folder, "decoder"
@@ -196,6 +216,11 @@ def _source(
 ) -> Source:
     if context is not None and kind != "decoder":
         raise InputError("--context is for decoders", hint="[data] max_tokens says how long a classifier's text may be")
+    if run.request.export.app and kind != "classifier":
+        raise InputError(
+            f"{assemble.APP} is made of classifiers, and {name} is a {kind} model",
+            hint="leave --app and [export] app out",
+        )
     if kind == "classifier":
         from edgedistill.pipeline.exporting.classifier import classifier
 
@@ -218,8 +243,11 @@ def _measured(source: Source, draft: Path, made: Made, device: Device) -> Made:
 
 
 def _publish(source: Source, folder: Path, made: Made, exported: Exported, device: Device) -> None:
-    """Puts the bundle where the user looks for it, with what is known about it."""
-    folder.mkdir()
+    """Puts the bundle where the user looks for it, with what is known about it.
+
+    Args:
+        folder: what else belongs into the bundle.
+    """
     (folder / RECORD).write_bytes(canonical(record(made)))
     (folder / assemble.CARD).write_text(export_card(source.name, device.title, record(made)), encoding="utf-8")
     source.pack(exported, folder, device.name)

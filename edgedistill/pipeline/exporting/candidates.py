@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgedistill.bench.protocol import run_bundle
 from edgedistill.errors import NothingHolds, StageError
+from edgedistill.evaluate.stats import quantile_interval
 from edgedistill.pipeline.exporting.source import Kind, Source
 from edgedistill.types import Exported, Progress, Recipe, silent
 
@@ -35,9 +37,10 @@ class Candidate:
     Attributes:
         quality: by the metric, on the rows that it was judged on; None where there is no file.
         speed: median on this machine with one thread: milliseconds a text of a classifier, tokens a second of what
-            writes; None where it was not timed.
+            writes; None where it was not timed. `speed_interval` is its 95 % bootstrap interval over turns and samples.
         passed: whether it answers like the checkpoint, for the reason that is given.
-        best: no other file that holds is as small, as good and as fast, and better in one of these.
+        best: no other file that holds is as small, as good and as fast, and better in one of these. Speeds whose
+            intervals overlap are taken for equal.
     """
 
     recipe: str
@@ -46,6 +49,7 @@ class Candidate:
     speed: float | None
     passed: bool
     reason: str
+    speed_interval: tuple[float, float] | None = None
     best: bool = False
 
 
@@ -84,7 +88,7 @@ def every(source: Source, target: str, work: Path, *, seed: int, progress: Progr
                 recipe=recipe.name, size_bytes=None, quality=None, speed=None, passed=False, reason=error.message
             )
             made.append(failed)
-    samples: dict[int, list[float]] = {number: [] for number in files}
+    samples: dict[int, list[list[float]]] = {number: [] for number in files}
     chance, order = random.Random(seed), list(files)
     what, key = SAMPLES[source.kind]
     with tempfile.TemporaryDirectory(dir=work) as folder:
@@ -94,13 +98,18 @@ def every(source: Source, target: str, work: Path, *, seed: int, progress: Progr
             progress(count + turn, count + ROUNDS, f"timing, turn {turn + 1} of {ROUNDS}")
             chance.shuffle(order)
             for number in order:
-                samples[number] += run_bundle(Path(folder) / str(number), source.texts, what)[key]
+                samples[number].append(run_bundle(Path(folder) / str(number), source.texts, what)[key])
     progress(count + ROUNDS, count + ROUNDS)
-    timed = [
-        replace(one, speed=statistics.median(samples[number])) if samples.get(number) else one
-        for number, one in enumerate(made)
-    ]
+    timed = [_timed(one, samples.get(number, ())) for number, one in enumerate(made)]
     return marked(timed, faster=FASTER[source.kind])
+
+
+def _timed(one: Candidate, turns: Sequence[Sequence[float]]) -> Candidate:
+    """The same with its speed. An answer of a single token has none: a turn may lack samples, and then all turns do."""
+    if not any(turns):
+        return one
+    found = quantile_interval(np.array(turns), 0.5)
+    return replace(one, speed=found.value, speed_interval=(found.low, found.high))
 
 
 def _fitting(source: Source, recipe: Recipe, one: Candidate) -> Candidate:
@@ -115,13 +124,20 @@ def marked(candidates: Sequence[Candidate], *, faster: int) -> tuple[Candidate, 
     Args:
         faster: 1 where a greater figure of speed is better, -1 where a smaller one is.
     """
+    held = [one for one in candidates if one.passed]
 
-    def merits(one: Candidate) -> tuple[float, ...]:
-        return (-(one.size_bytes or 0), one.quality or 0.0, faster * (one.speed or 0.0))
+    def beats(other: Candidate, mine: Candidate) -> bool:
+        # Figures that are missing are equal: where one file is not timed, none is.
+        bytes_less = (mine.size_bytes or 0) - (other.size_bytes or 0)
+        better = (other.quality or 0.0) - (mine.quality or 0.0)
+        leads = (bytes_less, better, faster * _apart(other.speed_interval, mine.speed_interval))
+        return min(leads) >= 0 and max(leads) > 0
 
-    held = [merits(one) for one in candidates if one.passed]
+    return tuple(replace(one, best=one.passed and not any(beats(other, one) for other in held)) for one in candidates)
 
-    def beaten(mine: tuple[float, ...]) -> bool:
-        return any(all(a >= b for a, b in zip(other, mine, strict=True)) and other != mine for other in held)
 
-    return tuple(replace(one, best=one.passed and not beaten(merits(one))) for one in candidates)
+def _apart(one: tuple[float, float] | None, other: tuple[float, float] | None) -> int:
+    """1 where one interval lies above the other, -1 where below, 0 where they share a value or one is missing."""
+    if one is None or other is None:
+        return 0
+    return (one[0] > other[1]) - (one[1] < other[0])

@@ -15,12 +15,15 @@ from edgedistill import plan as planning
 from edgedistill import tasks
 from edgedistill.bench import target
 from edgedistill.bench.protocol import spread
+from edgedistill.bundle import app
+from edgedistill.bundle.assemble import APP
 from edgedistill.config import DEMO
 from edgedistill.data import rows as data
 from edgedistill.data.splits import Row
 from edgedistill.distill import logits
 from edgedistill.distill.batches import encode, separator_of
 from edgedistill.errors import InputError
+from edgedistill.export import app as app_form
 from edgedistill.export import fit, ladder
 from edgedistill.export.parity import answers
 from edgedistill.pipeline.exporting.source import OnTarget, Source
@@ -56,6 +59,10 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
         raise InputError(f"{folder} has no head for its {len(labels)} labels", hint="give a fine-tuned checkpoint")
     if reason := local.unsupported(local.config_of(folder)):
         raise InputError(f"{folder} {reason}", hint="export a classifier of the BERT family")
+    if request.export.app:
+        if tasks.find(request.task).inputs != ("text",):
+            raise InputError(f"{APP} takes one text, and the task is {request.task}", hint="leave --app out")
+        app_form.check(folder / local.TOKENIZER)
     with run.stage("rows") as stage:
         rows, output = data.prepare(request.data, seed=request.seed, store=run.store)
         stage.took(output)
@@ -65,6 +72,8 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
     tokenizer = Tokenizer.from_file(str(folder / local.TOKENIZER))
     limit = min(request.data.max_tokens, facts.shape.positions)
     separator = separator_of(tokenizer, [row.content for row in judged])
+    if request.export.app and separator is not None:
+        raise InputError(f"{APP} takes one text, and the rows are pairs", hint="leave --app out")
     with run.stage("answers") as stage:
         ids = encode(tokenizer, [row.content for row in judged], limit)
         model = local.load(folder, labels)
@@ -99,6 +108,9 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
         here = answers(exported.path, [ids[row] for row in some], separator=separator)
         texts = [judged[row].content for row in some]
         return target.kept_equal(bundle, exported.sha256, device, texts, here, store=run.store)
+
+    def for_apps(bundle: Path, progress: Progress) -> tuple[app.App, Output]:
+        return app.make(bundle, [row.text for row in (*judged, *others)], store=run.store, progress=progress)
 
     def predicted(recipe: Recipe) -> Measurement:
         tokens = round(statistics.median(map(len, ids)))
@@ -137,6 +149,7 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
         size_up=lambda size, recipe: fit.of_encoder(size, recipe.bits, device),
         check=check,
         latency=predicted,
+        app=for_apps if request.export.app else None,
         notes=_notes(rows, labelled=labelled),
     )
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import safe_open
 
@@ -14,6 +14,9 @@ from edgedistill.bundle import assemble
 from edgedistill.export.fit import Fit
 from edgedistill.store import Output
 from edgedistill.types import Exported, Measurement, NotMeasured, Progress, Recipe
+
+if TYPE_CHECKING:
+    from edgedistill.bundle.app import App
 
 Kind = Literal["classifier", "decoder", "text-to-text"]
 OnTarget = tuple[Measurement | NotMeasured, ...]
@@ -39,6 +42,7 @@ class Source:
         model: what the manifest says of a file.
         size_up: what a file of so many bytes, of a recipe, takes of the board.
         latency: how long a text is predicted to take on the board; None where nothing predicts that.
+        app: makes a file for apps of a bundle; None where none is asked for.
         check: whether a bundle with a file gives the same answers under the board's instruction set.
     """
 
@@ -56,6 +60,7 @@ class Source:
     size_up: Callable[[int, Recipe], Fit]
     check: Callable[[Path, Exported], OnTarget]
     latency: Callable[[Recipe], Measurement] | None = None
+    app: Callable[[Path, Progress], tuple[App, Output]] | None = None
     notes: tuple[str, ...] = ()
     beside: Mapping[str, bytes] = field(default_factory=dict)
 

@@ -54,18 +54,11 @@ def text_to_text(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...],
             f"every row is longer than the {context} tokens that {folder} takes",
             hint="give shorter rows with --data",
         )
+    original = ladder.Original(folder, found.sha256, short)
     parameters = weights_in(causal.check(folder))
 
     def write(some: Sequence[Recipe], progress: Progress) -> tuple[Exported, Output]:
-        return ladder.export(
-            folder,
-            found.sha256,
-            some,
-            short,
-            tolerance=request.export.tolerance,
-            store=run.store,
-            progress=progress,
-        )
+        return ladder.export(original, some, tolerance=request.export.tolerance, store=run.store, progress=progress)
 
     def described(exported: Exported) -> dict[str, Any]:
         return {"recipe": exported.recipe, "parameters": parameters, "context": context}

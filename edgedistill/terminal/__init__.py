@@ -1,21 +1,19 @@
-"""What the command line shows: one line a stage while a build runs, tables afterwards."""
+"""What the command line shows: one line a stage while a build runs (`Lines`), tables afterwards."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console, RenderableType
-from rich.live import Live
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from edgedistill.report import figures
 from edgedistill.report.blocks import label
-from edgedistill.types import Device, NotMeasured, Plan, Progress, Subject, TrainingPlan
+from edgedistill.terminal.lines import Lines as Lines  # for whoever shows tables, too
+from edgedistill.types import Device, NotMeasured, Plan, Subject, TrainingPlan
 
 if TYPE_CHECKING:
     from edgedistill.checkup import Finding
@@ -23,67 +21,7 @@ if TYPE_CHECKING:
     from edgedistill.labeling.estimate import Forecast
     from edgedistill.pipeline import Made
 
-BAR = 24
-REDRAW_S = 0.2
 MANY_LABELS = 12
-
-
-class Lines:
-    """One line a stage on standard error: name, time, what came out; a live bar while it runs.
-
-    Without a terminal, finished lines only. `quiet` shows nothing.
-    """
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._stage = ""
-        self._started = 0.0
-        self._drawn = 0.0
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._live.stop()
-
-    def begin(self, stage: str) -> Progress:
-        """Starts the line of a stage."""
-        self._stage, self._started, self._drawn = stage, time.monotonic(), 0.0
-        self._show(Text(f"  {stage:<9}", style="bold"))
-        return self._advance
-
-    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
-        """Finishes the line of a stage."""
-        took = "cached" if cached else _seconds(seconds)
-        self._show(Text(""))
-        line = Text.assemble((f"  {stage:<9}", "bold"), (f"{took:>8}  ", "green" if cached else "cyan"), note)
-        self._console.print(line, overflow="ellipsis", no_wrap=True)
-
-    def _advance(self, done: int, total: int, note: str = "") -> None:
-        now = time.monotonic()
-        if now - self._drawn < REDRAW_S and done < total:
-            return
-        self._drawn = now
-        share = done / max(1, total)
-        elapsed = now - self._started
-        left = f"{_seconds(elapsed / share - elapsed)} left" if 0.02 < share < 1 else ""
-        bar = "━" * round(share * BAR)
-        self._show(
-            Text.assemble(
-                (f"  {self._stage:<9}", "bold"),
-                (f"{_seconds(elapsed):>8}  ", "cyan"),
-                (bar, "cyan"),
-                ("─" * (BAR - len(bar)), "dim"),
-                f" {share:>4.0%}  {left}  {note}",
-            )
-        )
-
-    def _show(self, text: Text) -> None:
-        if self._live.is_started:
-            self._live.update(text, refresh=True)
 
 
 def verdict(report: Mapping[str, Any]) -> list[RenderableType]:
@@ -204,8 +142,8 @@ def export_tables(made: Made) -> list[RenderableType]:
     """The files that were made of a checkpoint, what came of the chosen one, and whether it fits the board."""
     speed = "ms a text here" if made.kind == "classifier" else "tokens/s here"
     timed = any(one.speed is not None for one in made.candidates)
-    columns = ("recipe", "file", made.metric, *((speed,) if timed else ()), "holds", "why")
-    table = _table(f"{made.bundle.name}: {made.metric} on {made.judged_on}", *columns)
+    columns = ("recipe", "file", made.metric, *((speed,) if timed else ()), "holds")
+    table = _table(None, *columns)
     for one in made.candidates:
         cells: list[RenderableType] = [
             Text(one.recipe, "bold" if one.best or one.recipe == made.recipe else ""),
@@ -215,17 +153,27 @@ def export_tables(made: Made) -> list[RenderableType]:
         if timed:
             cells.append("" if one.speed is None else figures.number(one.speed, ""))
         holds = Text("yes", "green") if one.passed else Text("no", "red")
-        table.add_row(*cells, Text("best", "bold green") if one.best else holds, one.reason)
+        table.add_row(*cells, Text("best", "bold green") if one.best else holds)
     fit = made.fit
     said = [f"The checkpoint has {made.reference:.2%}. {made.recipe} is chosen: the first that holds."]
+    said += [f"{one.recipe} does not hold: {one.reason}." for one in made.candidates if not one.passed]
     if timed:
-        said.append("best: no other file that holds is as small, as good and as fast; timed here, with one thread.")
+        said.append(
+            "best: no other file that holds is as small, as good and as fast. Timed here, with one thread; speeds "
+            "whose 95 % intervals overlap count as equal."
+        )
     here = "" if fit.measured is None else f", {_value(fit.measured, 'bytes')} measured here"
     parts = ", ".join(f"{name} {_value(value, 'bytes')}" for name, value in fit.parts.items())
     said.append(f"Memory: {_value(fit.memory, 'bytes')} predicted ({parts}){here}.")
     if made.latency is not None and made.latency.interval is not None:
         low, high = made.latency.interval
         said.append(f"Latency predicted for the board: {low:.2g} to {high:.2g} ms a text, one thread.")
+    if made.app is not None:
+        said.append(
+            f"{made.app.file}, {_value(made.app.size_bytes, 'bytes')}: text in, label out. The same label for each of "
+            f"{made.app.rows} rows and {made.app.traps} texts of many scripts; no probability differs by more than "
+            f"{made.app.max_difference:.1g}."
+        )
     said += made.notes
     for found in made.on_target:
         if isinstance(found, NotMeasured):
@@ -233,7 +181,8 @@ def export_tables(made: Made) -> list[RenderableType]:
         elif found.name == "answers_equal":
             said.append(f"Under the board's instruction set {found.median:.1%} of its answers are the same.")
     said += [f"{found['where']}: {found['cost']}" for found in made.lint if found["severity"] in ("warning", "cost")]
-    return [table, *map(Text, said)]
+    title = Text(f"{made.bundle.name}: {made.metric} on {made.judged_on}", "bold")  # may be wider than the table
+    return [Text(), title, table, *map(Text, said)]
 
 
 def targets_table(devices: Iterable[Device]) -> Table:
@@ -378,15 +327,11 @@ def forecast_table(forecasts: Sequence[Forecast], budget: float | None) -> list[
     return [table, *notes]
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str | None, *columns: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=number == 0)
     return table
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.1f} s" if value < 60 else f"{int(value // 60)}:{int(value % 60):02d} min"
 
 
 def _value(value: float, unit: str) -> str:

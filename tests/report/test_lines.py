@@ -1,0 +1,38 @@
+"""One line a stage: nothing of it is cut, however narrow the terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from edgedistill.terminal import Lines
+
+NOTE = (
+    "1081 train, 310 validation, 31 labels, 7 rejected: /home/someone/work/.edgedistill/outputs/rows-1f/rejected.jsonl"
+)
+
+
+class Terminal(io.StringIO):
+    """What a terminal of 80 columns gets."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_note_goes_on_below_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    Lines().end("rows", 0.2, cached=False, note=NOTE)
+    shown = screen.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in shown)
+    assert [line[:21].split() for line in shown] == [["rows", "0.2", "s"], *[[]] * (len(shown) - 1)]
+    assert "".join(line[21:].strip() for line in shown).replace(" ", "") == NOTE.replace(" ", "")
+
+
+def test_a_log_has_one_line_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", log := io.StringIO())
+    Lines().end("rows", 0.2, cached=True, note=NOTE)
+    assert log.getvalue() == f"  rows       cached  {NOTE}\n"
