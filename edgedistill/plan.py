@@ -140,7 +140,10 @@ def _spread(count: int, total: int) -> tuple[int, ...]:
 
 def _numbers(shape: Shape, recipe: Recipe, device: Device, tokens: int, threads: int) -> dict[str, float]:
     table = shape.vocabulary * shape.hidden
-    size = ((shape.parameters - table) * recipe.file_bits + table * recipe.table_bits) / 8 * SIZE_FACTOR
+    size, held = (
+        ((shape.parameters - table) * bits + table * recipe.table_bits) / 8 * SIZE_FACTOR
+        for bits in (recipe.file_bits, recipe.bits)
+    )
     gops = device.gops["int8" if recipe.bits == 8 else "f32"].value
     arithmetic = 2 * shape.macs(tokens) / (gops * 1e9 * SKINNY_SHARE * min(threads, device.cores) ** 0.7)
     overhead = OPERATOR_S * OPERATORS_PER_LAYER * len(shape.layers) * max(1.0, 40 / gops)
@@ -148,7 +151,7 @@ def _numbers(shape: Shape, recipe: Recipe, device: Device, tokens: int, threads:
         "latency": (arithmetic + overhead) * 1e3,
         "model_size": size,
         # Weights in 16 bits are widened to float32 when the file is loaded.
-        "memory": ENGINE_BYTES + COPIES_IN_MEMORY * size * (2 if recipe.bits == 16 else 1),
+        "memory": ENGINE_BYTES + COPIES_IN_MEMORY * held * (2 if recipe.bits == 16 else 1),
     }
 
 

@@ -141,7 +141,8 @@ class _Climb:
             if recipe.scheme == "static" and not calibrated:
                 continue
             yield recipe, ()
-            if recipe.scheme == "dynamic":
+            # Where 4 bits lose too much, 8 come before float32.
+            if recipe.scheme == "dynamic" and recipe.stored_bits is None:
                 ranked = self._ranked(recipe)
                 count = 1
                 while count <= len(ranked) // 2:
