@@ -18,6 +18,8 @@ LLAMA_BYTES = 75e6
 """Resident memory of Python with llama-cpp-python before a model is loaded, on 64-bit Linux."""
 LLAMA_FILES_BYTES = 150e6
 """On disk: the runtime's requirements, unpacked."""
+GENAI_BYTES = 110e6
+GENAI_FILES_BYTES = 350e6
 BATCH = 512
 """Tokens that llama.cpp computes at once."""
 BUFFERS = 4
@@ -76,17 +78,44 @@ def of_decoder(file_bytes: int, config: Mapping[str, Any], context: int, device:
         config: of its checkpoint.
         context: tokens that the runtime keeps at most.
     """
-    heads = config["num_attention_heads"]
-    head = config.get("head_dim") or config["hidden_size"] // heads
-    kept = 2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * head * 2
-    widest = max(config["hidden_size"], config["intermediate_size"])
     parts = {
         "runtime": LLAMA_BYTES,
         "weights": float(file_bytes),
-        f"keys and values of {context} tokens": float(kept * context),
-        "a batch": float(BUFFERS * 4 * min(BATCH, context) * widest),
+        _kept_name(context): 2.0 * _kept(config) * context,
+        "a batch": float(BUFFERS * 4 * min(BATCH, context) * _widest(config)),
     }
     return _on(device, parts, file_bytes + LLAMA_FILES_BYTES)
+
+
+def of_genai(file_bytes: int, config: Mapping[str, Any], context: int, device: Device) -> Fit:
+    """A folder of a decoder for onnxruntime-genai.
+
+    Args:
+        config: of its checkpoint.
+        context: tokens that the runtime keeps at most.
+    """
+    parts = {
+        "runtime": GENAI_BYTES,
+        "weights": float(file_bytes),
+        _kept_name(context): 4.0 * _kept(config) * context,
+        "a prompt": float(BUFFERS * 4 * min(BATCH, context) * _widest(config)),
+    }
+    return _on(device, parts, file_bytes + GENAI_FILES_BYTES)
+
+
+def _kept(config: Mapping[str, Any]) -> int:
+    """Numbers of keys and values of a token, in all layers."""
+    heads: int = config["num_attention_heads"]
+    head: int = config.get("head_dim") or config["hidden_size"] // heads
+    return 2 * int(config["num_hidden_layers"]) * int(config.get("num_key_value_heads") or heads) * head
+
+
+def _kept_name(context: int) -> str:
+    return f"keys and values of {context} tokens"
+
+
+def _widest(config: Mapping[str, Any]) -> int:
+    return max(int(config["hidden_size"]), int(config["intermediate_size"]))
 
 
 def _on(device: Device, parts: Mapping[str, float], storage: float) -> Fit:
