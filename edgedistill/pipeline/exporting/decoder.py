@@ -35,8 +35,6 @@ CONTEXT = 2048
 """Tokens that a bundle keeps unless it is told, where the model reads so many."""
 CONVERSATION = "conversation"
 GENAI = "onnxruntime-genai"
-SIZES = {"llama.cpp": fit.of_decoder, GENAI: fit.of_genai}
-"""What a file takes of a board, by its engine."""
 
 Asked = tuple[Sequence[Message], str | None]
 """The turns before an answer, and the answer where it is known."""
@@ -96,6 +94,11 @@ def decoder(
     def described(exported: Exported) -> dict[str, Any]:
         return {"recipe": exported.recipe, "parameters": parameters, "context": kept}
 
+    def size_up(size: int, recipe: Recipe) -> fit.Fit:
+        if recipe.engine == GENAI:
+            return fit.of_genai(size, recipe.bits, config, kept, device)
+        return fit.of_decoder(size, config, kept, device)
+
     return Source(
         kind="decoder",
         name=name,
@@ -108,7 +111,7 @@ def decoder(
         tokenizer=_tokenizer,
         write=write,
         model=described,
-        size_up=lambda size, recipe: SIZES[recipe.engine](size, config, kept, device),
+        size_up=size_up,
         check=lambda *_: (NotMeasured(name="answers_equal", reason=f"{recipes[0].engine} is not run under emulation"),),
         beside=_template(tokenizer),
         others=besides,
