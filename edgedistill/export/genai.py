@@ -33,14 +33,17 @@ _INT4 = {
     # Activations in 8 bits while a product is computed: two to five times faster than the default of float32.
     "int4_accuracy_level": 4,
 }
+# k-quantization has zero points. Told nothing, the builder writes them, but reads a table of embeddings that is the head
+# too without them: that is another model.
+_K_QUANT = {**_INT4, "int4_is_symmetric": False}
 FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "fp32": ("fp32", {}),
         # Weights in 4 bits, and the head, which decides every word, in 8.
-        "int4": ("int4", {**_INT4, "int4_algo_config": "k_quant_last"}),
+        "int4": ("int4", {**_K_QUANT, "int4_algo_config": "k_quant_last"}),
         # As well, in 8 bits: values, and the maps back to the model's width, of a third of the layers and of those at
         # both ends, as llama.cpp picks them.
-        "int4-mixed": ("int4", {**_INT4, "int4_algo_config": "k_quant_mixed"}),
+        "int4-mixed": ("int4", {**_K_QUANT, "int4_algo_config": "k_quant_mixed"}),
         "int4-nearest": ("int4", {**_INT4, "int4_algo_config": "rtn_last"}),
     }
 )

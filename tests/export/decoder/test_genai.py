@@ -19,6 +19,7 @@ from edgedistill.export.decoder.ladder import Judged, Original, export
 from edgedistill.export.decoder.parity import reference
 from edgedistill.export.lint import Finding, lint
 from edgedistill.store import Store
+from edgedistill.types import silent
 from tests.distill.chats import CORPUS, chat_tokenizer
 from tests.distill.decoders import decoder
 
@@ -29,6 +30,12 @@ INT4 = catalog.recipe("genai-int4")
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(folder, tied=False)
+    return folder
+
+
+def save_checkpoint(folder: Path, *, tied: bool) -> None:
+    """A random decoder of widths that k-quantization takes."""
     tokenizer = chat_tokenizer()
     tokenizer.save_pretrained(folder)
     decoder(
@@ -38,9 +45,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_size=128,
         num_attention_heads=4,
         max_position_embeddings=256,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     ).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +142,15 @@ def test_what_the_engine_cannot_take_is_refused_before_the_checkpoint_is_asked(
         monkeypatch.setattr("edgedistill.export.decoder.ladder.version", missing)
         with pytest.raises(MissingExtra, match="onnxruntime-genai is not installed"):
             engine.versions()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_table_that_is_the_head_too_loses_no_more_than_one_of_its_own(tied: bool, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint", tied=tied)
+    expected = reference(tmp_path / "checkpoint", PROMPTS[:2], special=False, new_tokens=16)
+    genai.to_genai(tmp_path / "checkpoint", tmp_path / "made", "int4-mixed")
+    found = engine.compare(expected, tmp_path / "made" / genai.MODEL, threads=1, progress=silent)
+    assert found.cosine > 0.9
 
 
 def test_scores_of_an_answer_are_what_the_engine_writes_by(checkpoint: Path, graph: Path) -> None:
