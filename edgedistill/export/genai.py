@@ -33,8 +33,8 @@ _INT4 = {
     # Activations in 8 bits while a product is computed: two to five times faster than the default of float32.
     "int4_accuracy_level": 4,
 }
-# k-quantization has zero points. Told nothing, the builder writes them, but reads a table of embeddings that is the head
-# too without them: that is another model.
+# k-quantization has zero points. Told nothing, the builder writes them, but reads a table of embeddings without them
+# where it is the head too: that is another model.
 _K_QUANT = {**_INT4, "int4_is_symmetric": False}
 FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
