@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import statistics
 import tempfile
 from dataclasses import asdict
@@ -28,15 +29,19 @@ from edgedistill import catalog
 from edgedistill.bench.protocol import run_bundle
 from edgedistill.bundle import assemble
 from edgedistill.data import smarthome
+from edgedistill.export.decoder import genai, llama
+from edgedistill.export.decoder.ladder import Engine, size_of
+from edgedistill.export.decoder.parity import Reference, reference
 from edgedistill.export.genai import to_genai
 from edgedistill.export.gguf import header
 from edgedistill.export.gguf.imatrix import importance
-from edgedistill.export.gguf.parity import Reference, compare, reference
 from edgedistill.export.gguf.quantize import quantize
 from edgedistill.export.gguf.writer import Precision, to_gguf
 from edgedistill.runtime.turns import PIECES
 from edgedistill.teachers.causal import tokenizer_of
 from edgedistill.teachers.chat import text_of
+from edgedistill.teachers.local import TOKENIZER
+from edgedistill.types import silent
 
 CONTEXT = 512
 CALIBRATION_ROWS = 100
@@ -83,11 +88,13 @@ def figures(checkpoint: Path, out: Path, count: int) -> dict[str, Any]:
         ):
             files[name] = out / f"{name}.gguf"
             quantize(source, files[name], recipe, importance=matrix)
-    found: dict[str, Any] = {name: parity(expected, path) for name, path in files.items()}
-    bundles = {name: packed(path, out / "bundles" / name) for name, path in files.items()}
+    found: dict[str, Any] = {name: parity(llama, expected, path) for name, path in files.items()}
+    bundles = {name: packed(path, out / "bundles" / name, llama.PACKAGE) for name, path in files.items()}
     for form in GENAI:
-        bundles[f"genai-{form}"] = for_genai(checkpoint, form, out / "bundles" / f"genai-{form}")
-        found[f"genai-{form}"] = same_tokens(expected, bundles[f"genai-{form}"])
+        name, made = f"genai-{form}", out / f"genai-{form}"
+        to_genai(checkpoint, made, form)
+        found[name] = parity(genai, expected, made / genai.MODEL)
+        bundles[name] = packed(made / genai.MODEL, out / "bundles" / name, genai.PACKAGE)
     speed = tokens_a_second(bundles, questions[:TIMED])
     for name, samples in speed.items():
         found[name]["tokens_s"] = round(statistics.median(samples), 2)
@@ -103,56 +110,28 @@ def figures(checkpoint: Path, out: Path, count: int) -> dict[str, Any]:
     }
 
 
-def parity(expected: Reference, file: Path) -> dict[str, Any]:
-    """How a file compares with the checkpoint, and where its first answer diverges."""
-    found = asdict(compare(expected, file))
+def parity(engine: Engine, expected: Reference, file: Path) -> dict[str, Any]:
+    """How a file compares with the checkpoint in its engine, and where its first answer diverges."""
+    found = asdict(engine.compare(expected, file, threads=1, progress=silent))
     diverges = [place for place in found.pop("diverges_at") if place is not None]
     plain = {key: round(value, 5) for key, value in found.items()}
-    return plain | {"first_divergence": min(diverges, default=None), "megabytes": round(file.stat().st_size / 1e6, 1)}
+    return plain | {"first_divergence": min(diverges, default=None), "megabytes": round(size_of(file) / 1e6, 1)}
 
 
-def same_tokens(expected: Reference, bundle: Path) -> dict[str, Any]:
-    """Share of the prompts that a bundle for onnxruntime-genai answers with the same tokens as the checkpoint."""
-    from edgedistill.runtime.engine_genai import Chat
-
-    chat = Chat(bundle)
-    first = []
-    for ids, answer in zip(expected.ids, expected.answers, strict=True):
-        said = list(chat.tokens(list(ids), max_tokens=len(answer)))
-        pairs = zip(answer, said, strict=False)
-        first.append(next((at for at, (a, b) in enumerate(pairs) if a != b), None))
-    size = sum(path.stat().st_size for path in (bundle / "model").rglob("*") if path.is_file())
-    return {
-        "same_answers": first.count(None) / len(first),
-        "first_divergence": min((at for at in first if at is not None), default=None),
-        "median_divergence": statistics.median([at for at in first if at is not None] or [0]),
-        "megabytes": round(size / 1e6, 1),
-    }
-
-
-def packed(file: Path, folder: Path) -> Path:
-    """A bundle of a GGUF file."""
+def packed(file: Path, folder: Path, engine: str) -> Path:
+    """A bundle of a GGUF file, or of a folder for onnxruntime-genai with tokenizer and chat template beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
-        "name": file.stem,
+        "name": folder.name,
         "target": "cpu",
         "task": "decoder",
-        "model": {"recipe": file.stem, "context": CONTEXT},
+        "model": {"recipe": folder.name, "context": CONTEXT},
     }
-    assemble.pack(folder, file, content, engine="llama-cpp-python", threads=1)
-    return folder
-
-
-def for_genai(checkpoint: Path, form: str, folder: Path) -> Path:
-    """A bundle for onnxruntime-genai, as far as its runtime asks for one."""
-    to_genai(checkpoint, folder, form)
-    assert (folder / PIECES).is_file()
-    manifest = {
-        "engine": {"name": "onnxruntime-genai", "threads": 1},
-        "model": {"file": "model", "context": CONTEXT},
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    assemble.copy_runtime(folder)
+    tokenizer = None
+    if file.is_dir():
+        tokenizer = file.parent / TOKENIZER
+        shutil.copyfile(file.parent / PIECES, folder / PIECES)
+    assemble.pack(folder, file, content, engine=engine, threads=1, tokenizer=tokenizer)
     return folder
 
 

@@ -93,7 +93,7 @@ def test_every_source_belongs_to_a_key_of_the_file(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sourced_fact_names_a_page_and_an_assumed_one_says_so(name: str) -> None:
     device = catalog.device(name)
-    page = re.compile(r"[\w-]+/[\w.-]+#\d+|\.md\b|\.json\b|\.td\b|arXiv \d|edge-llm-leaderboard")
+    page = re.compile(r"[\w-]+/[\w.-]+#\d+|\.md\b|\.json\b|\.td\b|\.whl\b|arXiv \d|edge-llm-leaderboard")
     for source in device.sources.values():
         assert source.startswith("assumed: ") or page.search(source), source
     for fact in device.gops.values():

@@ -3,12 +3,13 @@
 A file is in memory as it was read, and what the engine needs beside it depends on what it is. ONNX Runtime packs the
 weights of matrix products once more for its kernels. llama.cpp maps the file and computes from it; it keeps, for each
 token of the context, keys and values of every layer in 16 bits, and numbers for one batch of 512 tokens.
+onnxruntime-genai keeps them in 32 bits, and numbers for a whole prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgedistill.plan import COPIES_IN_MEMORY, ENGINE_BYTES, RUNTIME_FILES_BYTES
@@ -18,6 +19,12 @@ LLAMA_BYTES = 75e6
 """Resident memory of Python with llama-cpp-python before a model is loaded, on 64-bit Linux."""
 LLAMA_FILES_BYTES = 150e6
 """On disk: the runtime's requirements, unpacked."""
+GENAI_BYTES = 70e6
+"""The same of Python with onnxruntime-genai, and of onnxruntime once it runs."""
+GENAI_FILES_BYTES = 340e6
+"""On disk: onnxruntime-genai and what it needs, unpacked."""
+GENAI_BUFFERS = 16
+"""As `BUFFERS`, of onnxruntime, with what its memory arena takes too much; from prompts of 1,500 tokens."""
 BATCH = 512
 """Tokens that llama.cpp computes at once."""
 BUFFERS = 4
@@ -33,6 +40,7 @@ class Fit:
         storage: the bundle and what it needs installed.
         measured: resident memory of the runtime on this machine with the file loaded, all of its context set aside,
             and some rows answered; None before it was.
+        unseen: part of the predicted memory that this does not come to, because no row fills the context.
     """
 
     parts: Mapping[str, float]
@@ -40,6 +48,7 @@ class Fit:
     memory_available: float
     storage_available: float
     measured: float | None = None
+    unseen: float = 0.0
 
     @property
     def memory(self) -> float:
@@ -49,7 +58,9 @@ class Fit:
     @property
     def problem(self) -> str | None:
         """What does not fit, with the arithmetic; where it was measured, that counts and not the prediction."""
-        needed, how = (self.memory, "is predicted to take") if self.measured is None else (self.measured, "takes")
+        needed, how = self.memory, "is predicted to take"
+        if self.measured is not None:
+            needed, how = self.measured + self.unseen, "takes"
         if needed > self.memory_available:
             made_of = " + ".join(f"{name} {value / 1e6:.0f}" for name, value in self.parts.items())
             return f"it {how} {needed / 1e6:.0f} MB ({made_of}), and {self.memory_available / 1e6:.0f} MB are free"
@@ -76,17 +87,50 @@ def of_decoder(file_bytes: int, config: Mapping[str, Any], context: int, device:
         config: of its checkpoint.
         context: tokens that the runtime keeps at most.
     """
-    heads = config["num_attention_heads"]
-    head = config.get("head_dim") or config["hidden_size"] // heads
-    kept = 2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * head * 2
-    widest = max(config["hidden_size"], config["intermediate_size"])
     parts = {
         "runtime": LLAMA_BYTES,
         "weights": float(file_bytes),
-        f"keys and values of {context} tokens": float(kept * context),
-        "a batch": float(BUFFERS * 4 * min(BATCH, context) * widest),
+        _kept_name(context): 2.0 * _kept(config) * context,
+        "a batch": float(BUFFERS * 4 * min(BATCH, context) * _widest(config)),
     }
     return _on(device, parts, file_bytes + LLAMA_FILES_BYTES)
+
+
+def of_genai(file_bytes: int, bits: int, config: Mapping[str, Any], context: int, device: Device) -> Fit:
+    """A folder of a decoder for onnxruntime-genai.
+
+    Args:
+        bits: of the recipe. Products of few bits are packed once more; of floats, a table that is the head too is.
+        config: of its checkpoint.
+        context: tokens that the runtime keeps at most.
+    """
+    table = 4.0 * config["vocab_size"] * config["hidden_size"] if config.get("tie_word_embeddings") else 0.0
+    # A prompt is read whole: a score for each pair of its tokens and head, and the rows of a layer.
+    scores = 4.0 * config["num_attention_heads"] * context * context
+    prompt = scores + GENAI_BUFFERS * 4.0 * context * _widest(config)
+    parts = {
+        "runtime": GENAI_BYTES,
+        "weights": float(file_bytes),
+        "packed copy": table if bits == 32 else file_bytes / 2,
+        _kept_name(context): 4.0 * _kept(config) * context,
+        "a prompt that fills them": prompt,
+    }
+    return replace(_on(device, parts, file_bytes + GENAI_FILES_BYTES), unseen=prompt)
+
+
+def _kept(config: Mapping[str, Any]) -> int:
+    """Numbers of keys and values of a token, in all layers."""
+    heads: int = config["num_attention_heads"]
+    head: int = config.get("head_dim") or config["hidden_size"] // heads
+    return 2 * int(config["num_hidden_layers"]) * int(config.get("num_key_value_heads") or heads) * head
+
+
+def _kept_name(context: int) -> str:
+    return f"keys and values of {context} tokens"
+
+
+def _widest(config: Mapping[str, Any]) -> int:
+    return max(int(config["hidden_size"]), int(config["intermediate_size"]))
 
 
 def _on(device: Device, parts: Mapping[str, float], storage: float) -> Fit:

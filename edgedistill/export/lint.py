@@ -23,6 +23,13 @@ IR_VERSION = 13
 LARGE = 4096
 """Numbers from which on a float32 tensor counts in a file that should be quantized."""
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
+_WIDTHS = {
+    TensorProto.FLOAT: ("float32", 4),
+    TensorProto.DOUBLE: ("float64", 8),
+    TensorProto.FLOAT16: ("float16", 2),
+    TensorProto.BFLOAT16: ("bfloat16", 2),
+}
+"""Name and bytes of what a quantized file should hold none of."""
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "Attention")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -63,6 +70,7 @@ def lint(path: Path, *, recipe: Recipe | None = None, labels: int | None = None)
         *_slow_products(model),
         *_left_in_float(model, recipe),
         *_stray_pairs(model),
+        *_idle_casts(model),
         *_unfused(model),
         *_fixed_axes(model),
     ]
@@ -147,12 +155,13 @@ def _left_in_float(model: ModelProto, recipe: Recipe | None) -> Iterable[Finding
     for tensor in model.graph.initializer:
         size = math.prod(tensor.dims)
         user = users.get(tensor.name)
-        if tensor.data_type not in _FLOATS or len(tensor.dims) < 2 or size < LARGE or user is None:
+        if tensor.data_type not in _WIDTHS or len(tensor.dims) < 2 or size < LARGE or user is None:
             continue
         if user.op_type.startswith("MatMulNBits") or tensor.name.endswith("_scales"):
             continue  # scales of blocks
-        saved = size * 4 - size * recipe.bits / 8
-        cost = f"float32 in {user.op_type} {user.name}, {saved / 1e6:.2f} MB more than in {recipe.bits} bits"
+        kind, width = _WIDTHS[tensor.data_type]
+        saved = size * width - size * recipe.bits / 8
+        cost = f"{kind} in {user.op_type} {user.name}, {saved / 1e6:.2f} MB more than in {recipe.bits} bits"
         yield Finding(rule="unquantized", where=tensor.name, cost=cost, severity="warning")
 
 
@@ -170,6 +179,17 @@ def _stray_pairs(model: ModelProto) -> Iterable[Finding]:
             yield Finding(rule="stray-pair", where=node.name, cost=cost, severity="warning")
         if node.op_type == before.op_type == "Cast":
             cost = f"casts what {before.name} has just cast: one pass over the tensor too many"
+            yield Finding(rule="stray-cast", where=node.name, cost=cost, severity="warning")
+
+
+def _idle_casts(model: ModelProto) -> Iterable[Finding]:
+    """Casts to the type that a tensor has already, as far as the graph says what it has."""
+    graph = model.graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info)}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Cast" and types.get(node.input[0], 0) == _integer(node, "to"):
+            cost = f"casts {node.input[0]} to the type that it has: one pass over the tensor too many"
             yield Finding(rule="stray-cast", where=node.name, cost=cost, severity="warning")
 
 
@@ -198,7 +218,8 @@ def _fixed_axes(model: ModelProto) -> Iterable[Finding]:
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         fixed = [str(axis) for axis, dim in enumerate(dims) if dim.HasField("dim_value")]
-        if value.name not in weights and fixed:
+        cache = len(dims) == 4  # of keys and values, heads and their size are fixed
+        if value.name not in weights and fixed and not cache:
             cost = f"axis {', '.join(fixed)} has a fixed size: every text is padded to it, and none may be longer"
             yield Finding(rule="fixed-axes", where=value.name, cost=cost, severity="warning")
 

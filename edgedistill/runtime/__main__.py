@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,11 @@ def _load_writer(options: argparse.Namespace) -> Any:
         )
         return lambda texts: (token for text in texts for token in model.tokens(text, max_tokens=MEASURED_TOKENS))
     chat = _writer(options)
+    # Of an answer that may fill the context, so that the memory for all of it is set aside where it is measured.
     return lambda conversations: (
-        token for turns in conversations for token in chat.tokens(chat.prompt(turns), max_tokens=MEASURED_TOKENS)
+        token
+        for turns in conversations
+        for token in islice(chat.tokens(chat.prompt(turns), max_tokens=chat.context), MEASURED_TOKENS)
     )
 
 

@@ -7,10 +7,65 @@ from typing import Any
 
 import numpy as np
 import onnxruntime_genai
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from . import turns
+
+
+class Model:
+    """A graph with a cache of keys and values.
+
+    Args:
+        folder: with genai_config.json and the graph.
+        threads: of the engine.
+    """
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        told = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
+        ends = told["eos_token_id"]
+        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
+        self.context: int = told["context_length"]
+        config = onnxruntime_genai.Config(str(folder))
+        session = {"intra_op_num_threads": threads, "inter_op_num_threads": 1}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+        self._engine = onnxruntime_genai.Model(config)
+
+    def tokens(self, prompt: Sequence[int], *, max_tokens: int) -> Iterator[int]:
+        """The likeliest tokens after a prompt, one by one, without the one that ends the answer.
+
+        Args:
+            max_tokens: that the answer may have; the prompt and these must not be more than `context`.
+        """
+        generator = self._read(prompt, max_tokens)
+        for _ in range(max_tokens):
+            generator.generate_next_token()
+            token = int(generator.get_next_tokens()[0])
+            if token in self._ends:
+                return
+            yield token
+
+    def scores(self, prompt: Sequence[int], answer: Sequence[int]) -> NDArray[np.float32]:
+        """What each token of an answer is chosen by, computed token by token as it would be written.
+
+        Returns:
+            [tokens of the answer, vocabulary].
+        """
+        generator = self._read(prompt, len(answer))
+        found = [np.array(generator.get_logits()[0, -1], dtype=np.float32)]
+        for token in answer[:-1]:
+            generator.append_tokens(np.array([[token]], dtype=np.int32))
+            found.append(np.array(generator.get_logits()[0, -1], dtype=np.float32))
+        return np.stack(found)
+
+    def _read(self, prompt: Sequence[int], most: int) -> Any:
+        """The engine after a prompt. It sets the memory for all tokens that may follow aside at once."""
+        search = onnxruntime_genai.GeneratorParams(self._engine)
+        search.set_search_options(max_length=len(prompt) + most, do_sample=False)
+        generator = onnxruntime_genai.Generator(self._engine, search)
+        generator.append_tokens(np.array([prompt], dtype=np.int32))
+        return generator
 
 
 class Chat:
@@ -24,11 +79,6 @@ class Chat:
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        model = folder / manifest["model"]["file"]
-        told = json.loads((model / "genai_config.json").read_text(encoding="utf-8"))["model"]
-        ends = told["eos_token_id"]
-        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
-        self.context: int = min(manifest["model"]["context"], told["context_length"])
         pieces = turns.read(folder)
         if pieces is None:
             raise FileNotFoundError(folder / turns.PIECES)
@@ -36,10 +86,8 @@ class Chat:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        config = onnxruntime_genai.Config(str(model))
-        session = {"intra_op_num_threads": threads or manifest["engine"]["threads"], "inter_op_num_threads": 1}
-        config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
-        self._engine = onnxruntime_genai.Model(config)
+        self._model = Model(folder / manifest["model"]["file"], threads=threads or manifest["engine"]["threads"])
+        self.context: int = min(manifest["model"]["context"], self._model.context)
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The tokens of a conversation, with the assistant's turn opened.
@@ -58,18 +106,7 @@ class Chat:
             ValueError: the prompt leaves no room for an answer.
         """
         room = turns.room(len(prompt), self.context)
-        most = min(max_tokens, room)
-        search = onnxruntime_genai.GeneratorParams(self._engine)
-        # The engine sets the memory for so many tokens aside at once.
-        search.set_search_options(max_length=len(prompt) + most, do_sample=False)
-        generator = onnxruntime_genai.Generator(self._engine, search)
-        generator.append_tokens(np.array([prompt], dtype=np.int32))
-        for _ in range(most):
-            generator.generate_next_token()
-            token = int(generator.get_next_tokens()[0])
-            if token in self._ends:
-                return
-            yield token
+        yield from self._model.tokens(prompt, max_tokens=min(max_tokens, room))
 
     def stream(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int = 256) -> Iterator[str]:
         """The answer to a conversation in pieces of text; a piece never ends inside a character.

@@ -27,6 +27,19 @@ def test_a_decoder_keeps_keys_and_values_of_its_context() -> None:
     assert short.problem is None
 
 
+def test_keys_and_values_of_onnxruntime_genai_are_floats_and_a_long_prompt_is_counted_that_no_row_has() -> None:
+    board = catalog.device("raspberrypi5")
+    config = {**SMOLLM2, "vocab_size": 49152, "tie_word_embeddings": True}
+    found = fit.of_genai(103_000_000, 4, config, 2048, board)
+    assert found.parts["keys and values of 2048 tokens"] == 2048 * 30 * 2 * 3 * 64 * 4
+    assert found.parts["packed copy"] == 51_500_000
+    assert fit.of_genai(540_000_000, 32, config, 2048, board).parts["packed copy"] == 49152 * 576 * 4
+    # 9 heads with a score for each pair of tokens
+    assert found.unseen == found.parts["a prompt that fills them"] > 9 * 2048 * 2048 * 4
+    tight = replace(found, memory_available=500e6, measured=300e6)
+    assert f"it takes {300 + found.unseen / 1e6:.0f} MB" in str(tight.problem)
+
+
 def test_the_size_of_a_head_may_be_its_own_and_every_head_may_have_keys() -> None:
     board = catalog.device("raspberrypi5")
     config = {**SMOLLM2, "head_dim": 128, "num_key_value_heads": None}

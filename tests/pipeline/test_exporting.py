@@ -25,17 +25,18 @@ from edgedistill.cli import app
 from edgedistill.config import Export, Goals, Request, read_request
 from edgedistill.distill.generative import PLAIN
 from edgedistill.distill.static import write_manifest
-from edgedistill.errors import InputError, IntegrityError, PlanRefused, StageError
+from edgedistill.errors import InputError, IntegrityError, MissingExtra, PlanRefused, StageError
 from edgedistill.export import ladder as classifier_ladder
-from edgedistill.export.gguf import ladder
-from edgedistill.pipeline.exporting import recipes_for
-from edgedistill.pipeline.exporting.candidates import Candidate, marked
-from edgedistill.pipeline.exporting.source import Kind, named
+from edgedistill.export.decoder import ladder
+from edgedistill.pipeline.exporting import others_for, recipes_for
+from edgedistill.pipeline.exporting.candidates import Candidate, every, marked
+from edgedistill.pipeline.exporting.source import Kind, Source, named
+from edgedistill.runtime.engine_genai import Chat as GenaiChat
 from edgedistill.runtime.engine_llama import Chat
 from edgedistill.runtime.engine_onnx import Classifier, probabilities
 from edgedistill.runtime.engine_seq2seq import TextToText
 from edgedistill.teachers import local
-from edgedistill.types import NotMeasured, Plan
+from edgedistill.types import NotMeasured, Plan, silent
 from tests.distill.chats import CHATML, GEMMA, chat_tokenizer
 from tests.distill.decoders import decoder
 from tests.export.seq2seqs import save
@@ -255,6 +256,34 @@ def test_a_decoder_becomes_a_bundle_that_chats(tiny_writer: Path, talks: Path, a
     assert len(json.loads(done.stdout)["first_token_ms"]) == 2
 
 
+def test_a_decoder_becomes_a_bundle_for_onnxruntime_genai_that_streams(
+    tmp_path: Path, talks: Path, asked: Callable[..., Request]
+) -> None:
+    folder, tokenizer = tmp_path / "writer", chat_tokenizer()
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "max_position_embeddings": 200}
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    decoder("SmolLM2-135M-Instruct", vocab_size=len(tokenizer), eos_token_id=end, **sizes).save_pretrained(folder)
+    request = asked(data=str(talks), task="conversation")
+    chosen = request.export.model_copy(update={"recipe": "genai-int4-mixed"})
+    made = pipeline.export(request.model_copy(update={"export": chosen}), str(folder), context=150)
+    assert made.candidates[0].recipe == "genai-int4-mixed"
+    assert made.candidates[-1].passed
+    assert made.parity["same_pieces"] == 1
+    assert made.fit.measured is not None
+    assert "keys and values of 150 tokens" in made.fit.parts
+    said = manifest.verify(made.bundle).manifest
+    assert (said["engine"]["name"], said["model"]["file"]) == ("onnxruntime-genai", "model")
+    required = (made.bundle / "requirements.txt").read_text()
+    assert f"onnxruntime-genai=={said['engine']['version']}\n" in required
+    assert "onnxruntime==" in required
+    pieces = list(GenaiChat(made.bundle).stream([{"role": "user", "content": "turn on the light"}], max_tokens=8))
+    assert len(pieces) > 1
+    command = [sys.executable, "-m", "runtime", "chat", "turn on the light", "--max-tokens", "8"]
+    done = subprocess.run(command, cwd=made.bundle, capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip("\n") == "".join(pieces).rstrip("\n")
+
+
 @pytest.mark.parametrize("template", ["a system's turn is refused", "none", "a first piece of its own"])
 def test_a_decoder_is_judged_on_what_its_bundle_reads(
     template: str, tmp_path: Path, talks: Path, asked: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
@@ -359,6 +388,15 @@ def test_a_recipe_that_is_asked_for_comes_first_and_only_safer_ones_follow(asked
     board = catalog.device("raspberrypi5")
     assert next(one.name for one in recipes_for("decoder", board, None)) == "gguf-q4_0"
     assert [one.name for one in recipes_for("decoder", board, "gguf-q8_0")] == ["gguf-q8_0", "gguf-f16"]
+    assert [one.name for one in recipes_for("decoder", board, "genai-int4")] == [
+        "genai-int4",
+        "genai-int4-mixed",
+        "genai-fp32",
+    ]
+    assert recipes_for("decoder", board, "genai-int4-nearest")[0].name == "genai-int4-nearest"
+    assert {one.engine for one in others_for("decoder", board, "llama.cpp")} == {"onnxruntime-genai"}
+    assert {one.engine for one in others_for("decoder", board, "onnxruntime-genai")} == {"llama.cpp"}
+    assert others_for("classifier", board, "onnxruntime") == ()
     assert "onnx-int4" not in [one.name for one in recipes_for("classifier", board, None)]
     assert recipes_for("classifier", board, "onnx-int4")[0].name == "onnx-int4"
     with pytest.raises(PlanRefused, match="not one for a decoder on"):
@@ -449,6 +487,31 @@ def test_a_file_that_does_not_fit_is_refused_with_the_arithmetic(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PlanRefused, match=r"takes \d+ MB \(runtime 55 \+ weights 0 .* and 50 MB are free"):
         pipeline.export(asked(target="tight", data=str(tiny_rows)), str(sorter))
+
+
+def test_a_recipe_whose_engine_is_not_installed_says_how_to_install_it(tmp_path: Path) -> None:
+    def write(*_: Any) -> Any:
+        raise MissingExtra("onnxruntime-genai", extra="genai")
+
+    def unused(*_: Any) -> Any:
+        pytest.fail("there is no file")
+
+    source = Source(
+        kind="decoder",
+        name="x",
+        recipes=(),
+        others=(catalog.recipe("genai-int4"),),
+        metric="token accuracy",
+        judged_on="",
+        texts=(),
+        command="",
+        threads=1,
+        **dict.fromkeys(("tokenizer", "model", "size_up", "check"), unused),
+        write=write,
+    )
+    (row,) = every(source, "cpu", tmp_path, seed=0, progress=silent)
+    assert (row.passed, row.size_bytes) == (False, None)
+    assert row.reason == 'onnxruntime-genai is not installed; pip install "edgedistill[genai]"'
 
 
 def test_candidates_that_another_one_beats_are_not_best() -> None:

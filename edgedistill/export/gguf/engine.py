@@ -90,25 +90,22 @@ def _answer(
     forced: Sequence[list[int]],
     threads: int,
 ) -> dict[str, Any]:
-    """Pieces of each text, and the most likely token at each position along the answers given with the prompts.
+    """Pieces of each text, and what each token of the answers given with the prompts is chosen by.
 
-    Up to the first of them that differs from the answer they are what greedy generation gives: the tokens before it
-    are the same. With `special` the tokenizer puts its own first piece before a text. logits-N.npy is float32
+    With `special` the tokenizer puts its own first piece before a text. logits-N.npy is float32
     [len(forced[N]), vocabulary]: row i is what token i is chosen by.
     """
     import numpy as np
 
     longest = max(len(prompt) + len(more) for prompt, more in zip(prompts, forced, strict=True))
     model = _opened(file, longest, threads, logits_all=True)
-    best = []
     for number, (prompt, more) in enumerate(zip(prompts, forced, strict=True)):
         model.reset()
         model.eval([*prompt, *more[:-1]])
         logits = np.array(model.scores[len(prompt) - 1 : model.n_tokens], dtype=np.float32)
         np.save(folder / f"logits-{number}.npy", logits, allow_pickle=False)
-        best.append([int(token) for token in logits.argmax(axis=1)])
     pieces = [model.tokenize(text.encode(), add_bos=special, special=True) for text in texts]
-    return {"best": best, "pieces": pieces}
+    return {"pieces": pieces}
 
 
 def _pool(

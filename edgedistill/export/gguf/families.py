@@ -16,6 +16,7 @@ from gguf import MODEL_ARCH, GGUFWriter
 from torch import Tensor
 
 from edgedistill.errors import StageError
+from edgedistill.export.checkpoint import classifies
 from edgedistill.export.gguf import rope
 
 Config = Mapping[str, Any]
@@ -77,11 +78,6 @@ def _activation(config: Config, key: str, *computed: str) -> None:
 def head_size(config: Config) -> int:
     """The width of one attention head."""
     return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
-
-
-def classifies(config: Config) -> bool:
-    """Whether the model ends in classes."""
-    return str(config["architectures"][0]).endswith("ForSequenceClassification")
 
 
 def _sizes(writer: GGUFWriter, config: Config) -> None:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgedistill.errors import InputError
-from edgedistill.export.gguf.families import classifies, family, tied
-from edgedistill.export.gguf.writer import read_config, tensor_name
+from edgedistill.export.checkpoint import load, read_config
+from edgedistill.export.gguf.families import family, tied
+from edgedistill.export.gguf.writer import tensor_name
 from edgedistill.types import Progress, silent
 
 
@@ -62,17 +63,3 @@ def importance(
             model(input_ids=torch.tensor([list(row)]))
             progress(done, len(rows))
     return {name: (total / counts[name]).to(torch.float32).numpy() for name, total in sums.items()}
-
-
-def load(checkpoint: Path, config: dict[str, Any]) -> nn.Module:
-    """The checkpoint in float32, ready to answer."""
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    if config["model_type"] == "bert":
-        kind: Any = AutoModelForSequenceClassification if classifies(config) else AutoModel
-    else:
-        kind = AutoModelForCausalLM
-    model: nn.Module = kind.from_pretrained(
-        checkpoint, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-    )
-    return model.train(False)

@@ -16,11 +16,11 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig
 
 from edgedistill.errors import InputError, IntegrityError, StageError
+from edgedistill.export.checkpoint import classifies, read_config
 from edgedistill.export.gguf import vocabulary
-from edgedistill.export.gguf.families import Change, Config, Family, classifies, family, tied
+from edgedistill.export.gguf.families import Change, Config, Family, family, tied
 from edgedistill.types import Progress, silent
 
 Precision = Literal["f32", "f16", "bf16"]
@@ -93,17 +93,6 @@ def to_gguf(checkpoint: Path, path: Path, *, precision: Precision = "f16", progr
             path.unlink(missing_ok=True)
             raise
         writer.close()
-
-
-def read_config(checkpoint: Path) -> dict[str, Any]:
-    """The configuration of a checkpoint with today's names and defaults. Raises InputError when there is none."""
-    try:
-        config: dict[str, Any] = AutoConfig.from_pretrained(
-            checkpoint, local_files_only=True, trust_remote_code=False
-        ).to_dict()
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{checkpoint} is not a checkpoint: {error}", hint="it needs a config.json") from error
-    return config
 
 
 def tensor_name(name: str, found: Family, config: Config) -> str | None:

@@ -109,7 +109,7 @@ def export(
             stage.took(output)
             size = exported.ladder[-1]["size_bytes"]
             stage.note = f"{exported.recipe}, {size / 1e6:.1f} MB"
-        recipe = next(recipe for recipe in recipes if recipe.name == exported.recipe)
+        recipe = source.recipe(exported)
         made = Made(
             bundle=bundle,
             kind=kind,
@@ -155,34 +155,49 @@ def export(
 
 
 def recipes_for(kind: Kind, device: Device, asked: str | None) -> tuple[Recipe, ...]:
-    """The recipes for a kind of model on a board, smallest first; from the one that is asked for on.
+    """The recipes for a kind of model on a board, smallest first; from the one that is asked for on, of its engine.
 
     Raises:
         PlanRefused: the board runs no engine for it, or not the recipe that is asked for.
     """
-    engine = ENGINES[kind]
-    if engine not in device.engines:
+    engines = [engine for engine in ENGINES[kind] if engine in device.engines]
+    if not engines:
         runs = " or ".join(device.engines) or "no engine with a Python package"
         raise PlanRefused(
-            f"{device.title} runs {runs}, and a {kind} is exported for {engine}",
-            hint="edgedistill targets shows the boards with " + engine,
+            f"{device.title} runs {runs}, and a {kind} is exported for {' or '.join(ENGINES[kind])}",
+            hint="edgedistill targets shows the boards with " + ENGINES[kind][0],
         )
-    fitting = [
+    fitting = [one for engine in engines for one in _of_engine(kind, engine, device)]
+    names = [recipe.name for recipe in fitting]
+    if asked is not None and asked not in names:
+        raise PlanRefused(
+            f"recipe {asked!r} is not one for a {kind} on {device.title}", hint=f"it takes {', '.join(names)}"
+        )
+    first = fitting[0 if asked is None else names.index(asked)]
+    rest = [one for one in fitting[fitting.index(first) :] if one.engine == first.engine]
+    kept = [one for one in rest if not one.on_request or one.name == asked]
+    return tuple(kept) if kind == "decoder" else isa.suited(kept, device.isa, asked=asked)
+
+
+def others_for(kind: Kind, device: Device, engine: str) -> tuple[Recipe, ...]:
+    """The recipes for a kind of model of the board's engines but one."""
+    return tuple(
+        recipe
+        for other in ENGINES[kind]
+        if other in device.engines and other != engine
+        for recipe in _of_engine(kind, other, device)
+        if not recipe.on_request
+    )
+
+
+def _of_engine(kind: Kind, engine: str, device: Device) -> list[Recipe]:
+    return [
         one
         for one in catalog.recipes()
         if one.engine == engine
         and set(one.needs_isa) <= set(device.isa)
         and not (kind == "text-to-text" and one.scheme == "static")  # it is not calibrated
     ]
-    names = [recipe.name for recipe in fitting]
-    if asked is not None:
-        if asked not in names:
-            raise PlanRefused(
-                f"recipe {asked!r} is not one for a {kind} on {device.title}", hint=f"it takes {', '.join(names)}"
-            )
-        fitting = fitting[names.index(asked) :]
-    kept = [recipe for recipe in fitting if not recipe.on_request or recipe.name == asked]
-    return tuple(kept) if kind == "decoder" else isa.suited(kept, device.isa, asked=asked)
 
 
 def _found(checkpoint: str) -> tuple[Path, Kind]:
@@ -231,7 +246,7 @@ def _source(
         return text_to_text(run, folder, name, recipes, device)
     from edgedistill.pipeline.exporting.decoder import decoder
 
-    return decoder(run, folder, name, recipes, device, context)
+    return decoder(run, folder, name, recipes, others_for(kind, device, recipes[0].engine), device, context)
 
 
 def _measured(source: Source, draft: Path, made: Made, device: Device) -> Made:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgedistill.bench.protocol import run_bundle
-from edgedistill.errors import NothingHolds, StageError
+from edgedistill.errors import MissingExtra, NothingHolds, StageError
 from edgedistill.evaluate.stats import quantile_interval
 from edgedistill.pipeline.exporting.source import Kind, Source
 from edgedistill.types import Exported, Progress, Recipe, silent
@@ -67,7 +67,7 @@ def of_step(step: Mapping[str, Any]) -> Candidate:
 
 
 def every(source: Source, target: str, work: Path, *, seed: int, progress: Progress) -> tuple[Candidate, ...]:
-    """A file of each recipe, timed in turns of random order, each turn in a fresh process of the runtime.
+    """A file of each recipe, of all engines of the board, timed in turns of random order, each in a fresh process.
 
     Args:
         target: name of the board.
@@ -75,17 +75,19 @@ def every(source: Source, target: str, work: Path, *, seed: int, progress: Progr
     """
     made: list[Candidate] = []
     files: dict[int, Exported] = {}
-    count = len(source.recipes)
-    for number, recipe in enumerate(source.recipes):
+    recipes = (*source.recipes, *source.others)
+    count = len(recipes)
+    for number, recipe in enumerate(recipes):
         progress(number, count + ROUNDS, recipe.name)
         try:
             files[number], _ = source.write([recipe], silent)
             made.append(_fitting(source, recipe, of_step(files[number].ladder[-1])))
         except NothingHolds as error:
             made.append(of_step(error.steps[-1]))
-        except StageError as error:
+        except (StageError, MissingExtra) as error:
+            reason = f"{error.message}; {error.hint}" if isinstance(error, MissingExtra) else error.message
             failed = Candidate(
-                recipe=recipe.name, size_bytes=None, quality=None, speed=None, passed=False, reason=error.message
+                recipe=recipe.name, size_bytes=None, quality=None, speed=None, passed=False, reason=reason
             )
             made.append(failed)
     samples: dict[int, list[list[float]]] = {number: [] for number in files}

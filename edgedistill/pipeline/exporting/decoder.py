@@ -11,13 +11,12 @@ from edgedistill.config import DEMO
 from edgedistill.data import prompts, smarthome
 from edgedistill.distill import generative
 from edgedistill.distill.generative import PLAIN
-from edgedistill.errors import InputError, StageError
+from edgedistill.errors import InputError, MissingExtra, StageError
 from edgedistill.export import chat, fit
-from edgedistill.export.gguf import ladder
-from edgedistill.export.gguf.families import family
-from edgedistill.export.gguf.ladder import Judged, Original
-from edgedistill.export.gguf.parity import NEW_TOKENS
-from edgedistill.export.gguf.writer import read_config
+from edgedistill.export.checkpoint import read_config
+from edgedistill.export.decoder import ladder
+from edgedistill.export.decoder.ladder import Engine, Judged, Original
+from edgedistill.export.decoder.parity import NEW_TOKENS
 from edgedistill.pipeline.exporting.source import Source, weights_in
 from edgedistill.runtime.turns import PIECES
 from edgedistill.stages import Run
@@ -25,6 +24,7 @@ from edgedistill.store import Output, canonical
 from edgedistill.tasks.task import Task
 from edgedistill.teachers import causal
 from edgedistill.teachers.chat import folded, text_of
+from edgedistill.teachers.local import TOKENIZER
 from edgedistill.types import Device, Exported, Message, NotMeasured, Progress, Recipe
 
 ROWS = 50
@@ -34,6 +34,7 @@ TIMED_ROWS = 8
 CONTEXT = 2048
 """Tokens that a bundle keeps unless it is told, where the model reads so many."""
 CONVERSATION = "conversation"
+GENAI = "onnxruntime-genai"
 
 Asked = tuple[Sequence[Message], str | None]
 """The turns before an answer, and the answer where it is known."""
@@ -49,17 +50,26 @@ class _Prompt(NamedTuple):
 
 
 def decoder(
-    run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], device: Device, context: int | None
+    run: Run,
+    folder: Path,
+    name: str,
+    recipes: tuple[Recipe, ...],
+    besides: tuple[Recipe, ...],
+    device: Device,
+    context: int | None,
 ) -> Source:
     """Reads the rows. Nothing is asked yet: that needs the files.
 
+    Args:
+        recipes: of one engine; `besides` are of the board's other ones.
+
     Raises:
-        InputError: the checkpoint or the rows cannot be used.
-        StageError: llama.cpp does not compute the family.
+        InputError: the checkpoint or the rows cannot be used, or the engine is not installed.
+        StageError: the engine does not compute the family.
     """
     request = run.request
+    _engine(recipes[0]).refuse(folder)
     config = read_config(folder)
-    family(config)
     found = generative.find(str(folder), what="checkpoint")
     tokenizer = causal.tokenizer_of(folder)
     kept = min(context or CONTEXT, config["max_position_embeddings"])
@@ -77,10 +87,17 @@ def decoder(
     parameters = weights_in(causal.check(folder))
 
     def write(some: Sequence[Recipe], progress: Progress) -> tuple[Exported, Output]:
-        return ladder.export(original, some, tolerance=request.export.tolerance, store=run.store, progress=progress)
+        return ladder.export(
+            _engine(some[0]), original, some, tolerance=request.export.tolerance, store=run.store, progress=progress
+        )
 
     def described(exported: Exported) -> dict[str, Any]:
         return {"recipe": exported.recipe, "parameters": parameters, "context": kept}
+
+    def size_up(size: int, recipe: Recipe) -> fit.Fit:
+        if recipe.engine == GENAI:
+            return fit.of_genai(size, recipe.bits, config, kept, device)
+        return fit.of_decoder(size, config, kept, device)
 
     return Source(
         kind="decoder",
@@ -91,13 +108,39 @@ def decoder(
         texts=tuple(one.turns for one in judged[:TIMED_ROWS]),
         command='chat "your question"',
         threads=device.cores,
-        tokenizer=lambda _: None,
+        tokenizer=_tokenizer,
         write=write,
         model=described,
-        size_up=lambda size, _: fit.of_decoder(size, config, kept, device),
-        check=lambda *_: (NotMeasured(name="answers_equal", reason="llama.cpp is not run under emulation"),),
+        size_up=size_up,
+        check=lambda *_: (NotMeasured(name="answers_equal", reason=f"{recipes[0].engine} is not run under emulation"),),
         beside=_template(tokenizer),
+        others=besides,
     )
+
+
+def _engine(recipe: Recipe) -> Engine:
+    """What makes and asks the files of a recipe. Only its own packages are imported: the others' may not be there.
+
+    Raises:
+        MissingExtra: a package of its own is not there.
+    """
+    if recipe.engine == GENAI:
+        from edgedistill.export.decoder import genai
+
+        return genai
+    try:
+        from edgedistill.export.decoder import llama
+    except ModuleNotFoundError as error:
+        if error.name != "gguf":
+            raise
+        raise MissingExtra("gguf", extra="gguf") from error
+    return llama
+
+
+def _tokenizer(exported: Exported) -> Path | None:
+    """What lies beside the file; a GGUF file holds it."""
+    found = exported.path.parent / TOKENIZER
+    return found if found.is_file() else None
 
 
 def _rows(run: Run, tokenizer: Any, most: int) -> tuple[list[_Prompt], list[_Prompt], int]:

@@ -20,9 +20,18 @@ if TYPE_CHECKING:
 
 Kind = Literal["classifier", "decoder", "text-to-text"]
 OnTarget = tuple[Measurement | NotMeasured, ...]
-ENGINES: Mapping[Kind, str] = {"classifier": "onnxruntime", "decoder": "llama.cpp", "text-to-text": "onnxruntime"}
-"""What runs a kind of model, as boards and recipes name it."""
-PACKAGES = {"onnxruntime": "onnxruntime", "llama.cpp": "llama-cpp-python"}
+ENGINES: Mapping[Kind, tuple[str, ...]] = {
+    "classifier": ("onnxruntime",),
+    "decoder": ("llama.cpp", "onnxruntime-genai"),
+    "text-to-text": ("onnxruntime",),
+}
+"""What runs a kind of model, as boards and recipes name it; the first one where no recipe of another is asked for."""
+PACKAGES = {
+    "onnxruntime": "onnxruntime",
+    "llama.cpp": "llama-cpp-python",
+    "onnxruntime-genai": "onnxruntime-genai",
+}
+"""Their names as packages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +39,7 @@ class Source:
     """A checkpoint that is ready to be exported.
 
     Attributes:
-        recipes: for the board, smallest first.
+        recipes: for the board, smallest first, all of one engine; `others` are those of its other engines.
         metric: what files are judged by, and `judged_on` on which rows, for people.
         texts: rows that a file is loaded and timed with.
         command: how the bundle is run, behind `python -m runtime`.
@@ -63,6 +72,11 @@ class Source:
     app: Callable[[Path, Progress], tuple[App, Output]] | None = None
     notes: tuple[str, ...] = ()
     beside: Mapping[str, bytes] = field(default_factory=dict)
+    others: tuple[Recipe, ...] = ()
+
+    def recipe(self, exported: Exported) -> Recipe:
+        """The recipe of a file."""
+        return next(one for one in (*self.recipes, *self.others) if one.name == exported.recipe)
 
     def pack(self, exported: Exported, folder: Path, target: str) -> None:
         """Makes a bundle of a file; the folder may hold other files that belong to it."""
@@ -74,7 +88,7 @@ class Source:
             folder,
             exported.path,
             content,
-            engine=PACKAGES[ENGINES[self.kind]],
+            engine=PACKAGES[self.recipe(exported).engine],
             threads=self.threads,
             tokenizer=self.tokenizer(exported),
         )

@@ -3,12 +3,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edgedistill import catalog
 from edgedistill.errors import EngineCrashed, InputError, IntegrityError
-from edgedistill.export.gguf.parity import _figures, _first_difference, compare, reference
+from edgedistill.export.decoder.parity import reference
+from edgedistill.export.gguf.parity import compare
 from edgedistill.export.gguf.quantize import quantize
 from edgedistill.export.gguf.writer import to_gguf
 from tests.export.gguf.checkpoints import PROMPTS
@@ -33,25 +33,6 @@ def test_another_checkpoints_file_is_seen_at_once(checkpoint: Callable[[str], Pa
     assert found.same_answers < 0.5  # two answers of one token each may be the same by chance
     assert found.cosine < 0.9
     assert found.top1_agreement < 0.5
-
-
-def test_the_figures_are_those_of_the_formulas() -> None:
-    reference, file = np.array([[0.0, 1.0], [2.0, 0.0]]), np.array([[0.0, 1.0], [0.0, 2.0]])
-    found = _figures([reference.astype(np.float32)], iter([file.astype(np.float32)]))
-    p = np.exp(2) / (np.exp(2) + 1)
-    second = p * 2 - (1 - p) * 2  # the log-ratio of the two classes is ±2
-    assert found["kl"] == pytest.approx(second / 2)
-    assert found["kl_error"] == pytest.approx(second / 2)  # of 0 and x: standard deviation x/√2, over √2
-    assert found["top1_agreement"] == 0.5
-    assert (found["max_error"], found["mean_error"]) == (2, 1)
-    assert found["cosine"] == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(
-    ("reference", "found", "at"), [([1, 2, 3], [1, 2, 3], None), ([1, 2], [1, 2, 9], None), ([1, 2, 3], [1, 7, 3], 1)]
-)
-def test_the_first_difference_is_counted_from_0(reference: list[int], found: list[int], at: int | None) -> None:
-    assert _first_difference(reference, found) == at
 
 
 def test_no_prompts_and_broken_files_are_errors(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from edgedistill.distill.vocab import trim
 from edgedistill.errors import StageError
+from edgedistill.export.decoder.parity import reference
 from edgedistill.export.gguf import byte_level, header, vocabulary
-from edgedistill.export.gguf.parity import compare, reference
+from edgedistill.export.gguf.parity import compare
 from edgedistill.export.gguf.writer import to_gguf
 from tests.export.gguf.checkpoints import (
     CORPUS,

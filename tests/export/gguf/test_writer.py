@@ -11,8 +11,9 @@ from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 
 from edgedistill.errors import InputError, IntegrityError, StageError
+from edgedistill.export.decoder.parity import reference
 from edgedistill.export.gguf import header
-from edgedistill.export.gguf.parity import compare, compare_encoder, reference
+from edgedistill.export.gguf.parity import compare, compare_encoder
 from edgedistill.export.gguf.writer import Precision, to_gguf
 from tests.export.gguf.checkpoints import FAMILIES, PROMPTS
 

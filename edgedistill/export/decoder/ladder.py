@@ -1,4 +1,4 @@
-"""A decoder in the smallest GGUF recipe that still answers like its checkpoint; each step is recorded.
+"""A decoder in the smallest recipe of an engine that still answers like its checkpoint; each step is recorded.
 
 Every file is held against the checkpoint along answers that are given: how often the next token of the answer is the
 likeliest one. With the rows' own answers that is an accuracy as a classifier has one. A decoder that has no rows is
@@ -9,34 +9,26 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.errors import IntegrityError, MissingExtra, NothingHolds, StageError
-from edgedistill.export.gguf.imatrix import importance
-from edgedistill.export.gguf.lint import lint
-from edgedistill.export.gguf.parity import NEW_TOKENS, Reference, compare, reference
-from edgedistill.export.gguf.quantize import quantize
-from edgedistill.export.gguf.writer import to_gguf
+from edgedistill.errors import MissingExtra, NothingHolds, StageError
+from edgedistill.export.decoder.parity import NEW_TOKENS, Parity, Reference, reference
 from edgedistill.export.ladder import STEPS, judge, told
 from edgedistill.export.silence import no_advice
 from edgedistill.store import Output, Store, canonical, digest
-from edgedistill.teachers.causal import tokenizer_of
 from edgedistill.teachers.local import quiet
 from edgedistill.types import Exported, Progress, Recipe, silent
 
-MODEL = "model.gguf"
-PACKAGE = "llama-cpp-python"
-TEMPLATE = "tokenizer.chat_template"
-UNTOUCHED = "f16"
-"""The scheme that the checkpoint is written in, before any quantization."""
+METRIC = "token accuracy"
+Write = Callable[[Recipe, Path], None]
+"""Writes a recipe's file into a folder, over an earlier one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +69,9 @@ class Original:
 
     @functools.cached_property
     def importance(self) -> dict[str, NDArray[np.float32]] | None:
-        """How much each column of its matrices matters on the calibration rows."""
+        """How much each column of its matrices matters on the calibration rows, by the tensor's name in GGUF."""
+        from edgedistill.export.gguf.imatrix import importance  # its package is not there for every engine
+
         if not self.on.calibration:
             return None
         return importance(self.checkpoint, self.on.calibration, progress=self._told("importance of its weights"))
@@ -86,7 +80,37 @@ class Original:
         return lambda done, total, note="": self.progress(done, total, note or what)
 
 
+class Engine(Protocol):
+    """How a decoder's files are made and asked for one engine: the modules `llama` and `genai` beside this one."""
+
+    MODEL: str
+    """The file, or the folder of several, inside the folder that is written."""
+
+    def refuse(self, checkpoint: Path) -> None:
+        """Raises StageError where the engine does not compute what the checkpoint asks for, whatever the recipe."""
+
+    def versions(self) -> Mapping[str, str]:
+        """Of the packages that decide over a file. Raises MissingExtra where one is not installed."""
+
+    def writer(self, original: Original, work: Path) -> Write:
+        """What writes each recipe; it raises StageError where a recipe does not fit the checkpoint.
+
+        Args:
+            work: for what all recipes start from.
+
+        Raises:
+            IntegrityError: the checkpoint has weights that are not finite.
+        """
+
+    def compare(self, expected: Reference, file: Path, *, threads: int, progress: Progress) -> Parity:
+        """Asks a file for what the checkpoint has said."""
+
+    def lint(self, original: Original, file: Path, recipe: Recipe) -> Sequence[Mapping[str, Any]]:
+        """What throws size and speed away. Raises IntegrityError where the file has a fault that must not ship."""
+
+
 def export(
+    engine: Engine,
     original: Original,
     recipes: Sequence[Recipe],
     *,
@@ -94,19 +118,20 @@ def export(
     store: Store,
     progress: Progress = silent,
 ) -> tuple[Exported, Output]:
-    """Turns a decoder into one GGUF file, and proves that it answers the same.
+    """Turns a decoder into one file for one engine, and proves that it answers the same.
 
     Args:
-        recipes: what to try, in this order.
+        recipes: of that engine: what to try, in this order.
         tolerance: token accuracy that the file may lose against the checkpoint; None takes each recipe's own.
 
     Raises:
         InputError: nothing to judge by, or no checkpoint.
-        StageError: llama.cpp does not compute this family, or no recipe holds.
+        StageError: the engine does not compute this family, or no recipe holds.
         IntegrityError: weights that are not finite, or the file has a fault that must not ship.
-        MissingExtra: llama-cpp-python is not installed.
-        EngineCrashed: llama.cpp could not run the file.
+        MissingExtra: the engine is not installed.
+        EngineCrashed: it could not run the file.
     """
+    engine.refuse(original.checkpoint)
     inputs = {
         "steps": STEPS,
         "checkpoint": original.sha256,
@@ -114,66 +139,62 @@ def export(
         "tolerance": tolerance,
         "judged_on": digest(asdict(original.on)),
         "new_tokens": NEW_TOKENS,
-        **{package: version(package) for package in ("gguf", "transformers")},
-        PACKAGE: engine_version(),
+        "transformers": version("transformers"),
+        **engine.versions(),
     }
 
     def produce(folder: Path, work: Path) -> None:
         original.progress = progress
         with no_advice(), quiet():
-            _produce(folder, work / f"{original.checkpoint.resolve().name}.gguf")
+            _produce(folder, engine.writer(original, work))
 
-    def _produce(folder: Path, whole: Path) -> None:
-        threads = os.cpu_count() or 1
-        to_gguf(original.checkpoint, whole, precision="f16", progress=progress)
-        expected = original.reference
+    def _produce(folder: Path, write: Write) -> None:
+        file, threads = folder / engine.MODEL, os.cpu_count() or 1
         steps: list[dict[str, Any]] = []
         for recipe in recipes:
             try:
-                if recipe.scheme == UNTOUCHED:
-                    shutil.copyfile(whole, folder / MODEL)
-                else:
-                    quantize(whole, folder / MODEL, recipe, importance=original.importance, threads=threads)
+                write(recipe, folder)
             except StageError as error:  # widths that its blocks do not divide
                 steps.append(_refused(recipe, error.message))
                 continue
-            found = compare(expected, folder / MODEL, threads=threads)
+            expected = original.reference
+            found = engine.compare(expected, file, threads=threads, progress=_noted(progress, recipe.name))
             parity = {key: value for key, value in asdict(found).items() if key != "diverges_at"}
-            step = judge(
-                recipe, parity, found.token_accuracy, expected.token_accuracy, tolerance, metric="token accuracy"
-            )
-            size = (folder / MODEL).stat().st_size
+            step = judge(recipe, parity, found.token_accuracy, expected.token_accuracy, tolerance, metric=METRIC)
             diverges = [place for place in found.diverges_at if place is not None]
-            steps.append(step | {"size_bytes": size, "first_divergence": min(diverges, default=None)})
+            steps.append(step | {"size_bytes": size_of(file), "first_divergence": min(diverges, default=None)})
             if step["passed"]:
                 break
         else:
             raise NothingHolds(steps, hint=_hint(steps))
-        whole.unlink()
-        findings = lint(folder / MODEL)
-        untemplated = tokenizer_of(original.checkpoint).chat_template is None  # which is no fault of the file
-        errors = (one for one in findings if one.severity == "error" and not (untemplated and one.where == TEMPLATE))
-        if wrong := next(errors, None):
-            raise IntegrityError(f"the exported file's {wrong.where}: {wrong.what}; {wrong.cost}")
-        record = {"ladder": steps, "lint": [asdict(finding) for finding in findings]}
+        record = {"ladder": steps, "lint": list(engine.lint(original, file, recipe))}
         (folder / "export.json").write_bytes(canonical(record))
 
     output = store.get("export", inputs, produce)
-    return told(output, MODEL), output
+    return told(output, engine.MODEL), output
 
 
-def engine_version() -> str:
-    """Of llama-cpp-python. Raises MissingExtra where it is not installed."""
+def size_of(file: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(one.stat().st_size for one in (file.iterdir() if file.is_dir() else [file]))
+
+
+def installed(package: str, *, extra: str) -> str:
+    """The version of a package that runs files. Raises MissingExtra where it is not installed."""
     try:
-        return version(PACKAGE)
+        return version(package)
     except PackageNotFoundError as error:
-        raise MissingExtra(PACKAGE, extra="gguf") from error
+        raise MissingExtra(package, extra=extra) from error
+
+
+def _noted(progress: Progress, what: str) -> Progress:
+    return lambda done, total, note="": progress(done, total, note or what)
 
 
 def _refused(recipe: Recipe, reason: str) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
-        "metric": "token accuracy",
+        "metric": METRIC,
         "value": None,
         "passed": False,
         "reason": reason,

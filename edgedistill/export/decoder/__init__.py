@@ -1,0 +1,1 @@
+"""Decoders, whatever runs them: how their files are judged, and the ladder from the smallest to safer ones."""
