@@ -51,6 +51,17 @@ def test_a_root_of_other_versions_is_not_used(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian 12")
+def test_a_root_without_llama_cpp_still_serves_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path))
+    (tmp_path / "ready.json").write_text(json.dumps(emulated.wanted()))
+    assert emulated.missing() is None
+    missing = emulated.missing(emulated.DECODING)
+    assert missing is not None
+    assert missing.reason.endswith(f"what runs in it is xllamacpp {emulated.DECODING['xllamacpp']}")
+    assert missing.remedy == "edgedistill doctor --setup-emulator"
+
+
+@pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian 12")
 def test_a_root_is_made_and_runs_arm64_python_with_the_pinned_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgedistill import tasks
+from edgedistill.bench import decoded
 from edgedistill.config import DEMO
 from edgedistill.data import prompts, smarthome
 from edgedistill.distill import generative
@@ -18,14 +19,14 @@ from edgedistill.export.gguf.families import family
 from edgedistill.export.gguf.ladder import Judged, Original
 from edgedistill.export.gguf.parity import NEW_TOKENS
 from edgedistill.export.gguf.writer import read_config
-from edgedistill.pipeline.exporting.source import Source, weights_in
+from edgedistill.pipeline.exporting.source import OnTarget, Source, weights_in
 from edgedistill.runtime.turns import PIECES
 from edgedistill.stages import Run
 from edgedistill.store import Output, canonical
 from edgedistill.tasks.task import Task
 from edgedistill.teachers import causal
 from edgedistill.teachers.chat import folded, text_of
-from edgedistill.types import Device, Exported, Message, NotMeasured, Progress, Recipe
+from edgedistill.types import Device, Exported, Message, Progress, Recipe
 
 ROWS = 50
 """On which files are judged: along the answers that is a thousand tokens and more."""
@@ -79,6 +80,10 @@ def decoder(
     def write(some: Sequence[Recipe], progress: Progress) -> tuple[Exported, Output]:
         return ladder.export(original, some, tolerance=request.export.tolerance, store=run.store, progress=progress)
 
+    def check(_: Path, exported: Exported) -> OnTarget:
+        prompts = [one.ids for one in judged]
+        return decoded.kept_equal(exported.path, exported.sha256, device, prompts, weights=parameters, store=run.store)
+
     def described(exported: Exported) -> dict[str, Any]:
         return {"recipe": exported.recipe, "parameters": parameters, "context": kept}
 
@@ -95,7 +100,7 @@ def decoder(
         write=write,
         model=described,
         size_up=lambda size, _: fit.of_decoder(size, config, kept, device),
-        check=lambda *_: (NotMeasured(name="answers_equal", reason="llama.cpp is not run under emulation"),),
+        check=check,
         beside=_template(tokenizer),
     )
 
