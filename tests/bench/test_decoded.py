@@ -155,7 +155,7 @@ def test_what_cannot_be_run_is_refused_with_the_remedy_before_anything_runs(
     ask: Callable[..., Found], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "no 64-bit ARM core" in why(ask(device=catalog.device("x86-n100"))).reason
-    assert "3 answers of 70,000 million weights take" in why(ask(weights=70_000_000_000)).reason
+    assert "3 answers of this file would take an emulated core 399 minutes" in why(ask(weights=70_000_000_000)).reason
     with monkeypatch.context() as patched:
         patched.setattr(decoded, "package_here", lambda: None)
         assert why(ask()).remedy == 'pip install "edgedistill[gguf]"'

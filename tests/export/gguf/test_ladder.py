@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,9 @@ from edgedistill.store import Store, file_sha256
 from edgedistill.types import Exported
 from tests.export.gguf.checkpoints import PROMPTS
 
-RECIPES = [catalog.recipe(f"gguf-{scheme}") for scheme in ("q4_0", "q8_0", "f16")]
-TOLERANCE = 0.23
-"""What 4 bits cost the random model, about 0.13, stays well below it, and with outliers they cost about 0.34."""
+RECIPES = [catalog.recipe("gguf-q8_0"), catalog.recipe("gguf-f16")]
+TOLERANCE = 0.05
+"""8 bits cost the random model about 0.01, and with outliers about 0.3."""
 
 
 @pytest.fixture
@@ -33,22 +34,23 @@ def exported(checkpoint: Path, store: Store) -> Exported:
 
 
 def test_a_decoder_with_outlier_weights_ends_at_a_recipe_that_holds_and_says_which(
-    checkpoint: Callable[[str], Path], store: Store, tmp_path: Path
+    checkpoint: Callable[[str], Path], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # llama.cpp's threads wait by turning round, and others work here
     sound = exported(checkpoint("smollm2"), store)
-    assert [(step["recipe"], step["passed"]) for step in sound.ladder] == [("gguf-q4_0", True)]
+    assert [(step["recipe"], step["passed"]) for step in sound.ladder] == [("gguf-q8_0", True)]
     shutil.copytree(checkpoint("smollm2"), tmp_path / "fragile")
     weights = load_file(tmp_path / "fragile" / "model.safetensors")
     for layer in range(2):
         # Two inputs that are each other's negative, with one huge weight each in every block of 32: nothing changes,
-        # but with 4 bits a block the small weights beside them round to nothing.
+        # but with one scale a block the small weights beside them round to nothing.
         gate, up, down = (weights[f"model.layers.{layer}.mlp.{part}_proj.weight"] for part in ("gate", "up", "down"))
         for first in range(0, down.shape[1], 32):
             gate[first + 1], up[first + 1] = gate[first], -up[first]
-            down[:, first] = down[:, first + 1] = 6.0
+            down[:, first] = down[:, first + 1] = 60.0
     save_file(weights, tmp_path / "fragile" / "model.safetensors", metadata={"format": "pt"})
     made = exported(tmp_path / "fragile", store)
-    assert [(step["recipe"], step["passed"]) for step in made.ladder] == [("gguf-q4_0", False), ("gguf-q8_0", True)]
-    assert made.recipe == "gguf-q8_0"
+    assert [(step["recipe"], step["passed"]) for step in made.ladder] == [("gguf-q8_0", False), ("gguf-f16", True)]
+    assert made.recipe == "gguf-f16"
     assert made.ladder[0]["drop"] > TOLERANCE >= made.ladder[1]["drop"]
     assert "may be lost" in made.ladder[0]["reason"]
