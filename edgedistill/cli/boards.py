@@ -96,7 +96,7 @@ def verify(bundle: Annotated[Path, typer.Argument(help="The folder of a bundle."
 @app.command()
 def doctor(
     setup_emulator: Annotated[
-        bool, typer.Option("--setup-emulator", help="Set up arm64 emulation (on Debian 12, 330 MB).")
+        bool, typer.Option("--setup-emulator", help="Set up arm64 emulation (on Debian 12, 270 MB).")
     ] = False,
 ) -> None:
     """Say what is installed here, what is not, and how to get it."""

@@ -53,7 +53,7 @@ DECODING: Mapping[str, str] = {"xllamacpp": "2026.10.11549"}
 DECODING_PACKAGES = ("libgomp1",)
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 SETUP = "edgedistill doctor --setup-emulator"
-REMEDY = f"apt install qemu-user-static, then {SETUP} (needs Debian 12, 330 MB)"
+REMEDY = f"apt install qemu-user-static, then {SETUP} (needs Debian 12, 270 MB)"
 CUT_SHORT = "the emulated run did not come to its end"
 """How the reason begins when a check was tried and said nothing: the next build tries again."""
 
