@@ -232,6 +232,8 @@ def export_tables(made: Made) -> list[RenderableType]:
             said.append(f"Not emulated: {found.reason}" + (f"; {found.remedy}" if found.remedy else "") + ".")
         elif found.name == "answers_equal":
             said.append(f"Under the board's instruction set {found.median:.1%} of its answers are the same.")
+        elif found.name == "tokens_equal":
+            said.append(f"Of their tokens {found.median:.1%} are, up to where two answers part.")
         elif found.name == "parts_at_token":
             said.append(f"The first that differs does so at token {min(found.values):.0f}, counted from 0.")
         elif found.name == "logits_apart_where_parted":
