@@ -29,7 +29,7 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Everything worth knowing before a build."""
-    return [_python(), *_packages(), _demo(), _disk(), _emulation()]
+    return [_python(), *_packages(), _demo(), _disk(), *_emulation()]
 
 
 def _python() -> Finding:
@@ -70,11 +70,12 @@ def _disk() -> Finding:
     )
 
 
-def _emulation() -> Finding:
-    missing = emulated.missing()
-    found = f"{emulated.EMULATOR}, {emulated.root()}" if missing is None else missing.reason
-    remedy = "" if missing is None else missing.remedy or ""
-    return Finding(what="arm64 emulation", found=found, ok=missing is None, needed=False, remedy=remedy)
+def _emulation() -> Iterator[Finding]:
+    for what, needed in (("arm64 emulation", None), ("arm64 emulation of decoders", emulated.DECODING)):
+        missing = emulated.missing(needed)
+        found = f"{emulated.EMULATOR}, {emulated.root()}" if missing is None else missing.reason
+        remedy = "" if missing is None else missing.remedy or ""
+        yield Finding(what=what, found=found, ok=missing is None, needed=False, remedy=remedy)
 
 
 def _version(package: str) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,8 @@ def kept_equal(
         "host": hashlib.sha256(host.tobytes()).hexdigest(),
     }
 
-    def produce(folder: Path, _: Path) -> None:
-        (folder / FOUND).write_bytes(measurements.to_json(_answers(bundle, device, texts, host)))
-
-    try:
-        output = store.get("target", inputs, produce)
-    except EngineCrashed as error:
-        reason = f"{emulated.CUT_SHORT}: {error.message}"
-        return (NotMeasured(name="answers_equal", reason=reason, remedy=error.hint),)
-    return measurements.from_json((output.path / FOUND).read_bytes())
+    found, _ = kept(inputs, lambda: _answers(bundle, device, texts, host), store)
+    return found
 
 
 def kept_check(
@@ -91,14 +85,21 @@ def kept_check(
         "host": hashlib.sha256(host.tobytes()).hexdigest(),
     }
 
+    found, output = kept(inputs, lambda: check(draft.path, device, texts, host), store)
+    return (found if output is not None else (*found, _board(device))), output
+
+
+def kept(inputs: Mapping[str, Any], find: Callable[[], Found], store: Store) -> tuple[Found, Output | None]:
+    """What an emulated run found, from the store; a run that is cut short is told, and tried again the next time."""
+
     def produce(folder: Path, _: Path) -> None:
-        (folder / FOUND).write_bytes(measurements.to_json(check(draft.path, device, texts, host)))
+        (folder / FOUND).write_bytes(measurements.to_json(find()))
 
     try:
         output = store.get("target", inputs, produce)
     except EngineCrashed as error:
         reason = f"{emulated.CUT_SHORT}: {error.message}"
-        return (NotMeasured(name="answers_equal", reason=reason, remedy=error.hint), _board(device)), None
+        return (NotMeasured(name="answers_equal", reason=reason, remedy=error.hint),), None
     return measurements.from_json((output.path / FOUND).read_bytes()), output
 
 
@@ -110,17 +111,22 @@ def _board(device: Device) -> NotMeasured:
     )
 
 
-def _answers(bundle: Path, device: Device, texts: Sequence[Any], host: NDArray[np.float32]) -> Found:
+def core_of(device: Device, missing: NotMeasured | None) -> str | NotMeasured:
+    """The core to emulate, or why there is none; `missing` says what this machine lacks."""
     if device.emulated_cpu is None:
-        return (NotMeasured(name="answers_equal", reason=f"{device.title} has no 64-bit ARM core to emulate"),)
-    missing = emulated.missing()
-    if missing is not None:
-        return (NotMeasured(name="answers_equal", reason=missing.reason, remedy=missing.remedy),)
+        return NotMeasured(name="answers_equal", reason=f"{device.title} has no 64-bit ARM core to emulate")
+    return device.emulated_cpu if missing is None else replace(missing, name="answers_equal")
+
+
+def _answers(bundle: Path, device: Device, texts: Sequence[Any], host: NDArray[np.float32]) -> Found:
+    core = core_of(device, emulated.missing())
+    if isinstance(core, NotMeasured):
+        return (core,)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "texts.json"
         file.write_text(json.dumps(list(texts)), encoding="utf-8")
         command: list[str | Path] = ["-m", RUNTIME, "--threads", "1", "measure", "--texts", file, "--what", "answers"]
-        out = emulated.run(command, cpu=device.emulated_cpu, cwd=bundle, timeout_s=TIMEOUT_S)
+        out = emulated.run(command, cpu=core, cwd=bundle, timeout_s=TIMEOUT_S)
     found = np.array(json.loads(out)["logits"], dtype=np.float32)
     same = float((found.argmax(axis=1) == host.argmax(axis=1)).mean())
     error_of_logits = float(np.abs(found - host).max())

@@ -96,7 +96,7 @@ def verify(bundle: Annotated[Path, typer.Argument(help="The folder of a bundle."
 @app.command()
 def doctor(
     setup_emulator: Annotated[
-        bool, typer.Option("--setup-emulator", help="Set up arm64 emulation (on Debian 12, 230 MB).")
+        bool, typer.Option("--setup-emulator", help="Set up arm64 emulation (on Debian 12, 270 MB).")
     ] = False,
 ) -> None:
     """Say what is installed here, what is not, and how to get it."""
@@ -105,7 +105,9 @@ def doctor(
     from edgedistill.terminal import doctor_table
 
     if setup_emulator:
-        print(f"arm64 root ready in {emulated.install()}")
+        print(f"arm64 root for classifiers ready in {emulated.install()}")
+        emulated.install_decoding()
+        print("llama.cpp for decoders added to it")
     findings = checkup.findings()
     show([doctor_table(findings)])
     if any(finding.needed and not finding.ok for finding in findings):

@@ -4,6 +4,8 @@ The root holds Debian's arm64 Python, unpacked without root rights, and the whee
 is made once by `install` and shared by all builds:
 
     <cache>/aarch64/  usr/bin/python3.11  lib/ld-linux-aarch64.so.1  site/onnxruntime …  ready.json
+
+Encoders run on that. Decoders need llama.cpp too, which `install_decoding` adds: a root without it is still a root.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ import platformdirs
 
 from edgedistill.errors import StageError
 from edgedistill.links import local
-from edgedistill.store import replace
+from edgedistill.store import canonical, replace, write_atomically
 from edgedistill.types import NotMeasured
 
 EMULATOR = "qemu-aarch64-static"
 SYSTEM = ("debian", "12")
 """Where the packages below have these names; on others they have other ones."""
 PYTHON = "usr/bin/python3.11"
+READY = "ready.json"
 PACKAGES = (
     "libc6",
     "libgcc-s1",
@@ -45,8 +48,12 @@ PACKAGES = (
     "libpython3.11-stdlib",
 )
 WHEELS = ("onnxruntime", "numpy", "tokenizers")
+DECODING: Mapping[str, str] = {"xllamacpp": "2026.10.11549"}
+"""llama.cpp for decoders. llama-cpp-python, which bundles pin, has no arm64 package; this one has."""
+DECODING_PACKAGES = ("libgomp1",)
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
-REMEDY = "apt install qemu-user-static, then edgedistill doctor --setup-emulator (needs Debian 12, 230 MB)"
+SETUP = "edgedistill doctor --setup-emulator"
+REMEDY = f"apt install qemu-user-static, then {SETUP} (needs Debian 12, 270 MB)"
 CUT_SHORT = "the emulated run did not come to its end"
 """How the reason begins when a check was tried and said nothing: the next build tries again."""
 
@@ -61,19 +68,28 @@ def wanted() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in WHEELS}
 
 
-def missing() -> NotMeasured | None:
-    """Why nothing can be emulated here, or None when it can."""
+def missing(needed: Mapping[str, str] | None = None) -> NotMeasured | None:
+    """Why nothing can be emulated here, or None when it can.
+
+    Args:
+        needed: packages with their versions; None takes those of encoders.
+    """
     name = "emulation"
     if shutil.which(EMULATOR) is None:
         return NotMeasured(name=name, reason=f"{EMULATOR} is not installed", remedy=REMEDY)
     try:
-        ready = json.loads((root() / "ready.json").read_text())
+        ready = json.loads((root() / READY).read_text())
     except (OSError, ValueError):
         return NotMeasured(name=name, reason="there is no arm64 root to run in", remedy=REMEDY)
-    if ready != wanted():
-        reason = f"the arm64 root holds {ready} and bundles pin {wanted()}"
-        return NotMeasured(name=name, reason=reason, remedy="edgedistill doctor --setup-emulator")
+    needed = wanted() if needed is None else needed
+    if not needed.items() <= ready.items():
+        reason = f"the arm64 root holds {_named(ready)}, and what runs in it is {_named(needed)}"
+        return NotMeasured(name=name, reason=reason, remedy=SETUP)
     return None
+
+
+def _named(packages: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in packages.items())
 
 
 def run(
@@ -108,12 +124,25 @@ def install() -> Path:
     final = root()
     fresh = final.with_name(f".{final.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    _unpack_debian(fresh)
-    _unpack_wheels(fresh)
-    (fresh / "ready.json").write_text(json.dumps(wanted()))
+    _unpack_debian(fresh, PACKAGES)
+    _unpack_wheels(fresh, wanted())
+    (fresh / READY).write_text(json.dumps(wanted()))
     shutil.rmtree(final, ignore_errors=True)
     replace(fresh, final)
     return final
+
+
+def install_decoding() -> None:
+    """Adds what decoders run on to the root that `install` has made.
+
+    Raises:
+        EngineCrashed: the package cannot be had; the root still serves encoders.
+    """
+    base = root()
+    _unpack_debian(base, DECODING_PACKAGES)
+    _unpack_wheels(base, DECODING)
+    held = json.loads((base / READY).read_text())
+    write_atomically(base / READY, canonical(held | DECODING))
 
 
 def _check_system() -> None:
@@ -130,9 +159,10 @@ def _check_system() -> None:
         )
 
 
-def _unpack_debian(base: Path) -> None:
+def _unpack_debian(base: Path, names: Sequence[str]) -> None:
     """Downloads arm64 packages with apt state of our own, so the system's packages stay as they are."""
     state, packages = base / "apt", base / "apt" / "packages"
+    shutil.rmtree(state, ignore_errors=True)  # of an attempt that was cut short
     for folder in (state / "lists" / "partial", state / "cache" / "archives" / "partial", packages):
         folder.mkdir(parents=True)
     (state / "status").touch()
@@ -148,17 +178,18 @@ def _unpack_debian(base: Path) -> None:
     }
     options = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
     local.run(["apt-get", "-qq", *options, "update"], cwd=packages)
-    local.run(["apt-get", "-qq", *options, "download", *PACKAGES], cwd=packages)
+    local.run(["apt-get", "-qq", *options, "download", *names], cwd=packages)
     for package in sorted(packages.glob("*.deb")):
         local.run(["dpkg", "-x", package, base], cwd=packages)
     shutil.rmtree(state)
 
 
-def _unpack_wheels(base: Path) -> None:
+def _unpack_wheels(base: Path, wanted: Mapping[str, str]) -> None:
     wheels, site = base / "wheels", base / "site"
+    shutil.rmtree(wheels, ignore_errors=True)  # of an attempt that was cut short
     wheels.mkdir()
-    site.mkdir()
-    pins = [f"{name}=={version}" for name, version in wanted().items()]
+    site.mkdir(exist_ok=True)
+    pins = [f"{name}=={version}" for name, version in wanted.items()]
     where = [part for name in PLATFORMS for part in ("--platform", name)]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     local.run([*pip, "--python-version", "3.11", "--implementation", "cp", *where, "-d", wheels, *pins], cwd=base)

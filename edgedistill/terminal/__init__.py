@@ -180,6 +180,12 @@ def export_tables(made: Made) -> list[RenderableType]:
             said.append(f"Not emulated: {found.reason}" + (f"; {found.remedy}" if found.remedy else "") + ".")
         elif found.name == "answers_equal":
             said.append(f"Under the board's instruction set {found.median:.1%} of its answers are the same.")
+        elif found.name == "tokens_equal":
+            said.append(f"Of their tokens {found.median:.1%} are, up to where two answers part.")
+        elif found.name == "parts_at_token":
+            said.append(f"The first that differs does so at token {min(found.values):.0f}, counted from 0.")
+        elif found.name == "logits_apart_where_parted":
+            said.append(f"Where two part, this machine preferred its token by {max(found.values):.2g} logits at most.")
     said += [f"{found['where']}: {found['cost']}" for found in made.lint if found["severity"] in ("warning", "cost")]
     title = Text(f"{made.bundle.name}: {made.metric} on {made.judged_on}", "bold")  # may be wider than the table
     return [Text(), title, table, *map(Text, said)]

@@ -128,6 +128,24 @@ def test_swapped_label_ids_are_caught_whatever_the_tolerance(
         export(student_in(student), (INT8, FP32), ids=texts, truth=truth, logits=swapped, tolerance=1.0, store=store)
 
 
+def test_a_vocabulary_that_was_trimmed_wrongly_is_caught_whatever_the_tolerance(
+    student: Path,
+    texts: list[list[int]],
+    logits: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    store: Store,
+    tmp_path: Path,
+) -> None:
+    weights = load_file(student / "model.safetensors")
+    name = "bert.embeddings.word_embeddings.weight"
+    trimmed = tmp_path / "trimmed"
+    trimmed.mkdir()
+    save_file(weights | {name: np.roll(weights[name], 1, axis=0)}, trimmed / "model.safetensors")
+    (trimmed / "config.json").write_text((student / "config.json").read_text())
+    with pytest.raises(StageError, match="no recipe answers like the checkpoint"):
+        export(student_in(trimmed), (INT8, FP32), ids=texts, truth=truth, logits=logits, tolerance=1.0, store=store)
+
+
 def test_a_float32_file_that_answers_otherwise_is_never_shipped_however_accurate(
     student: Path, texts: list[list[int]], logits: NDArray[np.float32], truth: NDArray[np.int64], store: Store
 ) -> None:

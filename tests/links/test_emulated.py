@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgedistill.errors import StageError
-from edgedistill.links import emulated
+from edgedistill.errors import EngineCrashed, StageError
+from edgedistill.links import emulated, local
 
 CAN_BE_MADE = all(shutil.which(tool) for tool in (emulated.EMULATOR, "apt-get", "dpkg")) and (
     'VERSION_ID="12"' in Path("/etc/os-release").read_text(encoding="utf-8")
@@ -48,6 +48,34 @@ def test_a_root_of_other_versions_is_not_used(tmp_path: Path, monkeypatch: pytes
     missing = emulated.missing()
     assert missing is not None
     assert "1.0.0" in missing.reason
+
+
+@pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian 12")
+def test_a_root_without_llama_cpp_still_serves_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path))
+    (tmp_path / "ready.json").write_text(json.dumps(emulated.wanted()))
+    assert emulated.missing() is None
+    missing = emulated.missing(emulated.DECODING)
+    assert missing is not None
+    assert missing.reason.endswith(f"what runs in it is xllamacpp {emulated.DECODING['xllamacpp']}")
+    assert missing.remedy == "edgedistill doctor --setup-emulator"
+    unpacked: list[str] = []
+    monkeypatch.setattr(emulated, "_unpack_debian", lambda _, names: unpacked.extend(names))
+    with monkeypatch.context() as offline:
+        offline.setattr(local, "run", refuse)
+        with pytest.raises(EngineCrashed):
+            emulated.install_decoding()
+    assert emulated.missing() is None
+    assert emulated.missing(emulated.DECODING) is not None
+    monkeypatch.setattr(emulated, "_unpack_wheels", lambda _, pins: unpacked.extend(pins))
+    emulated.install_decoding()
+    assert emulated.missing() is None
+    assert emulated.missing(emulated.DECODING) is None
+    assert unpacked == [*emulated.DECODING_PACKAGES, *emulated.DECODING_PACKAGES, *emulated.DECODING]
+
+
+def refuse(*_: object, **__: object) -> str:
+    raise EngineCrashed("pip ended with status 1: no such package")
 
 
 @pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian 12")

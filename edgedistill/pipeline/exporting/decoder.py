@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgedistill import tasks
+from edgedistill.bench import decoded
 from edgedistill.config import DEMO
 from edgedistill.data import prompts, smarthome
 from edgedistill.distill import generative
@@ -17,7 +18,7 @@ from edgedistill.export.checkpoint import read_config
 from edgedistill.export.decoder import ladder
 from edgedistill.export.decoder.ladder import Engine, Judged, Original
 from edgedistill.export.decoder.parity import NEW_TOKENS
-from edgedistill.pipeline.exporting.source import Source, weights_in
+from edgedistill.pipeline.exporting.source import OnTarget, Source, weights_in
 from edgedistill.runtime.turns import PIECES
 from edgedistill.stages import Run
 from edgedistill.store import Output, canonical
@@ -91,6 +92,12 @@ def decoder(
             _engine(some[0]), original, some, tolerance=request.export.tolerance, store=run.store, progress=progress
         )
 
+    def check(_: Path, exported: Exported) -> OnTarget:
+        if exported.path.is_dir():
+            return (NotMeasured(name="answers_equal", reason=f"{recipes[0].engine} is not run under emulation"),)
+        prompts = [one.ids for one in judged]
+        return decoded.kept_equal(exported.path, exported.sha256, device, prompts, weights=parameters, store=run.store)
+
     def described(exported: Exported) -> dict[str, Any]:
         return {"recipe": exported.recipe, "parameters": parameters, "context": kept}
 
@@ -112,7 +119,7 @@ def decoder(
         write=write,
         model=described,
         size_up=size_up,
-        check=lambda *_: (NotMeasured(name="answers_equal", reason=f"{recipes[0].engine} is not run under emulation"),),
+        check=check,
         beside=_template(tokenizer),
         others=besides,
     )

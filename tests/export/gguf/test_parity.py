@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from edgedistill import catalog
 from edgedistill.errors import EngineCrashed, InputError, IntegrityError
 from edgedistill.export.decoder.parity import reference
-from edgedistill.export.gguf.parity import compare
+from edgedistill.export.gguf.parity import compare, compare_encoder
 from edgedistill.export.gguf.quantize import quantize
 from edgedistill.export.gguf.writer import to_gguf
 from tests.export.gguf.checkpoints import PROMPTS
@@ -33,6 +36,19 @@ def test_another_checkpoints_file_is_seen_at_once(checkpoint: Callable[[str], Pa
     assert found.same_answers < 0.5  # two answers of one token each may be the same by chance
     assert found.cosine < 0.9
     assert found.top1_agreement < 0.5
+
+
+def test_swapped_label_ids_are_seen_at_once(encoder: Callable[[bool], Path], tmp_path: Path) -> None:
+    right = encoder(True)
+    shutil.copytree(right, tmp_path / "swapped")
+    weights = load_file(right / "model.safetensors")
+    head = {name: np.roll(weights[name], 1, axis=0) for name in ("classifier.weight", "classifier.bias")}
+    save_file(weights | head, tmp_path / "swapped" / "model.safetensors", metadata={"format": "pt"})
+    to_gguf(tmp_path / "swapped", tmp_path / "swapped.gguf", precision="f32")
+    found = compare_encoder(right, tmp_path / "swapped.gguf", PROMPTS)
+    assert found["same_pieces"] == 1
+    assert found["max_error"] > 0.1
+    assert found["top1_agreement"] < 0.5
 
 
 def test_no_prompts_and_broken_files_are_errors(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
