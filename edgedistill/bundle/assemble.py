@@ -2,7 +2,7 @@
 
 <name>-<target>/
   manifest.json      what is in here, with hashes, the pinned engine and the numbers
-  model/             model.onnx, a decoder's model.gguf, or encoder.onnx and decoder.onnx
+  model/             model.onnx, a decoder's model.gguf, encoder.onnx and decoder.onnx, or tables in model.safetensors
   tokenizer.json     where it is not in the model file
   requirements.txt   README.md (the model card)
   runtime/           python -m runtime predict "text", or chat
@@ -24,7 +24,11 @@ from edgedistill.config import Request
 from edgedistill.store import ENTRY, Output, Store, hashes
 from edgedistill.types import Exported, Kind, Measurement, Plan, Report, Rows, Student
 
-REQUIRED = {"onnxruntime": ("onnxruntime", "numpy", "tokenizers"), "llama-cpp-python": ("llama-cpp-python",)}
+REQUIRED = {
+    "onnxruntime": ("onnxruntime", "numpy", "tokenizers"),
+    "llama-cpp-python": ("llama-cpp-python",),
+    "numpy": ("numpy", "tokenizers"),
+}
 """Packages that the runtime needs on the device, by engine."""
 RUNTIME = Path(runtime.__file__).parent
 CARD = "README.md"

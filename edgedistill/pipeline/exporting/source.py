@@ -15,11 +15,17 @@ from edgedistill.export.fit import Fit
 from edgedistill.store import Output
 from edgedistill.types import Exported, Measurement, NotMeasured, Progress, Recipe
 
-Kind = Literal["classifier", "decoder", "text-to-text"]
+Kind = Literal["classifier", "static classifier", "reader", "decoder", "text-to-text"]
 OnTarget = tuple[Measurement | NotMeasured, ...]
-ENGINES: Mapping[Kind, str] = {"classifier": "onnxruntime", "decoder": "llama.cpp", "text-to-text": "onnxruntime"}
+ENGINES: Mapping[Kind, tuple[str, ...]] = {
+    "classifier": ("onnxruntime",),
+    "static classifier": ("numpy", "onnxruntime"),
+    "reader": ("onnxruntime",),
+    "decoder": ("llama.cpp",),
+    "text-to-text": ("onnxruntime",),
+}
 """What runs a kind of model, as boards and recipes name it."""
-PACKAGES = {"onnxruntime": "onnxruntime", "llama.cpp": "llama-cpp-python"}
+PACKAGES = {"onnxruntime": "onnxruntime", "llama.cpp": "llama-cpp-python", "numpy": "numpy"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,10 @@ class Source:
     notes: tuple[str, ...] = ()
     beside: Mapping[str, bytes] = field(default_factory=dict)
 
+    def recipe(self, name: str) -> Recipe:
+        """One of the recipes."""
+        return next(recipe for recipe in self.recipes if recipe.name == name)
+
     def pack(self, exported: Exported, folder: Path, target: str) -> None:
         """Makes a bundle of a file; the folder may hold other files that belong to it."""
         folder.mkdir(exist_ok=True)
@@ -69,7 +79,7 @@ class Source:
             folder,
             exported.path,
             content,
-            engine=PACKAGES[ENGINES[self.kind]],
+            engine=PACKAGES[self.recipe(exported.recipe).engine],
             threads=self.threads,
             tokenizer=self.tokenizer(exported),
         )
