@@ -66,7 +66,7 @@ class _Device(_File):
 
 
 class _Recipe(_File):
-    format: Literal["onnx", "gguf"]
+    format: Literal["onnx", "gguf", "safetensors"]
     engine: str
     bits: Literal[4, 5, 6, 8, 16, 32]
     scheme: str

@@ -15,6 +15,8 @@ from edgedistill.errors import PlanRefused
 from edgedistill.types import Device, Measurement, Plan, Recipe, Shape, Teacher
 
 ENGINE = "onnxruntime"
+TABLES = "tables"
+"""The scheme of recipes for static students, which have no layers."""
 ENGINE_BYTES = 55e6
 """Resident memory of Python with numpy, tokenizers and ONNX Runtime before a model is loaded, on 64-bit Linux."""
 RUNTIME_FILES_BYTES = 130e6
@@ -98,7 +100,7 @@ def _recipes(request: Request, device: Device, recipes: Sequence[Recipe]) -> tup
             f"{device.title} runs {runs}, and this version builds bundles for {ENGINE}",
             hint="edgedistill targets shows the boards with " + ENGINE,
         )
-    fitting = [r for r in recipes if r.engine == ENGINE and set(r.needs_isa) <= set(device.isa)]
+    fitting = [r for r in recipes if r.engine == ENGINE and r.scheme != TABLES and set(r.needs_isa) <= set(device.isa)]
     if request.export.recipe is not None:
         names = [recipe.name for recipe in fitting]
         if request.export.recipe not in names:
@@ -138,14 +140,16 @@ def _spread(count: int, total: int) -> tuple[int, ...]:
     return tuple(math.floor(i * (total - 1) / (count - 1) + 0.5) for i in range(count))
 
 
-def _numbers(shape: Shape, recipe: Recipe, device: Device, tokens: int, threads: int) -> dict[str, float]:
+def _numbers(
+    shape: Shape, recipe: Recipe, device: Device, tokens: int, threads: int, *, spans: bool = False
+) -> dict[str, float]:
     table = shape.vocabulary * shape.hidden
     size, held = (
         ((shape.parameters - table) * bits + table * recipe.table_bits) / 8 * SIZE_FACTOR
         for bits in (recipe.file_bits, recipe.bits)
     )
     gops = device.gops["int8" if recipe.bits == 8 else "f32"].value
-    arithmetic = 2 * shape.macs(tokens) / (gops * 1e9 * SKINNY_SHARE * min(threads, device.cores) ** 0.7)
+    arithmetic = 2 * shape.macs(tokens, spans=spans) / (gops * 1e9 * SKINNY_SHARE * min(threads, device.cores) ** 0.7)
     overhead = OPERATOR_S * OPERATORS_PER_LAYER * len(shape.layers) * max(1.0, 40 / gops)
     return {
         "latency": (arithmetic + overhead) * 1e3,
@@ -187,8 +191,15 @@ def _does_not_fit(
     return next((reason for failed, reason in checks if failed), None)
 
 
-def predict(shape: Shape, recipe: Recipe, device: Device, rows: RowFacts, *, threads: int) -> tuple[Measurement, ...]:
-    """Latency, file size and memory of a student on a device, each with a rough range."""
+def predict(
+    shape: Shape, recipe: Recipe, device: Device, rows: RowFacts, *, threads: int, spans: bool = False
+) -> tuple[Measurement, ...]:
+    """Latency, file size and memory of a student on a device, each with a rough range.
+
+    Args:
+        threads: that the runtime uses.
+        spans: it points at answers, which takes every position of its last layer.
+    """
     factors = {"latency": LATENCY_FACTOR, "memory": MEMORY_FACTOR, "model_size": SIZE_FACTOR}
     units = {"latency": "ms", "memory": "bytes", "model_size": "bytes"}
     return tuple(
@@ -199,7 +210,7 @@ def predict(shape: Shape, recipe: Recipe, device: Device, rows: RowFacts, *, thr
             values=(value,),
             interval=(value / factors[name], value * factors[name]),
         )
-        for name, value in _numbers(shape, recipe, device, rows.tokens, threads).items()
+        for name, value in _numbers(shape, recipe, device, rows.tokens, threads, spans=spans).items()
     )
 
 

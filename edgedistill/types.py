@@ -59,7 +59,7 @@ class Recipe:
     """
 
     name: str
-    format: Literal["onnx", "gguf"]
+    format: Literal["onnx", "gguf", "safetensors"]
     engine: str
     bits: int
     scheme: str
@@ -122,15 +122,19 @@ class Shape:
         head = self.hidden * self.hidden + self.hidden + self.labels * (self.hidden + 1)
         return embeddings + len(self.layers) * (attention + feed_forward + 4 * self.hidden) + head
 
-    def macs(self, tokens: int) -> int:
+    def macs(self, tokens: int, *, spans: bool = False) -> int:
         """Multiply-accumulates for one text, with the last layer computed for the first position only.
 
         Args:
             tokens: length of the text in pieces, special ones included.
+            spans: the head reads every position, so all of the last layer is computed.
         """
         projection = self.hidden * self.hidden
         layer = 4 * projection + 2 * self.hidden * self.ffn
-        full = (len(self.layers) - 1) * (layer * tokens + 2 * self.hidden * tokens * tokens)
+        whole = layer * tokens + 2 * self.hidden * tokens * tokens
+        if spans:
+            return len(self.layers) * whole + 2 * self.hidden * tokens
+        full = (len(self.layers) - 1) * whole
         last = 2 * projection * tokens + 2 * projection + 2 * self.hidden * self.ffn + 2 * self.hidden * tokens
         return full + last + projection + self.labels * self.hidden
 

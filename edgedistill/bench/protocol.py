@@ -191,7 +191,7 @@ def bundle_contestant(folder: Path, texts: Sequence[str], workload: Workload, th
     return Contestant(
         name="exported",
         title=f"exported file, {content['model']['recipe']}",
-        engine=f"{content['engine']['name']} {version('onnxruntime')}",
+        engine=f"{content['engine']['name']} {version(content['engine']['name'])}",
         file_bytes=sum((folder / name).stat().st_size for name in files),
         run=_child("the bundle", [sys.executable, "-m", "runtime"], ["measure"], texts, workload, threads, cwd=folder),
     )

@@ -49,6 +49,8 @@ def kept_equal(
 
     Args:
         sha256: of the exported file.
+        texts: what it answers: texts, pairs of them, or questions with their contexts.
+        host: as for `check`; of spans, the first character, the one behind the last, and the score. Shape: [rows, 3].
     """
     missing = emulated.missing()
     inputs = {
@@ -127,10 +129,16 @@ def _answers(bundle: Path, device: Device, texts: Sequence[Any], host: NDArray[n
         file.write_text(json.dumps(list(texts)), encoding="utf-8")
         command: list[str | Path] = ["-m", RUNTIME, "--threads", "1", "measure", "--texts", file, "--what", "answers"]
         out = emulated.run(command, cpu=core, cwd=bundle, timeout_s=TIMEOUT_S)
-    found = np.array(json.loads(out)["logits"], dtype=np.float32)
-    same = float((found.argmax(axis=1) == host.argmax(axis=1)).mean())
-    error_of_logits = float(np.abs(found - host).max())
+    said = json.loads(out)
+    if "spans" in said:
+        found = np.array(said["spans"], dtype=np.float32)
+        same, differs, what = (found[:, :2] == host[:, :2]).all(axis=1), found[:, 2] - host[:, 2], "score"
+    else:
+        found = np.array(said["logits"], dtype=np.float32)
+        same, differs, what = found.argmax(axis=1) == host.argmax(axis=1), found - host, "logit"
     return (
-        Measurement(name="answers_equal", unit="share", kind="emulated", values=(same,)),
-        Measurement(name="largest_logit_difference", unit="", kind="emulated", values=(error_of_logits,)),
+        Measurement(name="answers_equal", unit="share", kind="emulated", values=(float(same.mean()),)),
+        Measurement(
+            name=f"largest_{what}_difference", unit="", kind="emulated", values=(float(np.abs(differs).max()),)
+        ),
     )

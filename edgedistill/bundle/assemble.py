@@ -2,7 +2,8 @@
 
 <name>-<target>/
   manifest.json      what is in here, with hashes, the pinned engine and the numbers
-  model/             model.onnx, a decoder's model.gguf, encoder.onnx and decoder.onnx, or what onnxruntime-genai runs
+  model/             model.onnx, a decoder's model.gguf, encoder.onnx and decoder.onnx, what onnxruntime-genai runs, or
+                     tables in model.safetensors
   tokenizer.json     where it is not in the model file
   app.onnx           where it is asked for: text in, label out, for apps
   requirements.txt   README.md (the model card)
@@ -29,6 +30,7 @@ REQUIRED = {
     "onnxruntime": ("onnxruntime", "numpy", "tokenizers"),
     "llama-cpp-python": ("llama-cpp-python",),
     "onnxruntime-genai": ("onnxruntime-genai", "onnxruntime", "numpy", "tokenizers"),
+    "numpy": ("numpy", "tokenizers"),
 }
 """Packages that the runtime needs on the device, by engine."""
 RUNTIME = Path(runtime.__file__).parent

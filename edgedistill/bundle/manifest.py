@@ -93,6 +93,15 @@ def is_bundle(folder: Path) -> bool:
     return True
 
 
+def engine_in(folder: Path) -> str | None:
+    """The engine that a folder's manifest names, whoever wrote it; None where it names none."""
+    try:
+        told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return str(told["engine"]["name"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
+
+
 def strays(folder: Path) -> list[str]:
     """What lies in a bundle and is not in its manifest. Bytecode does not count: Python wrote it, and nobody keeps it.
 

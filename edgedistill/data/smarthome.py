@@ -26,6 +26,8 @@ from edgedistill.types import SPLITS
 
 OUT_OF_SCOPE = "out_of_scope"
 _TOKEN = re.compile(r"\{[^][(){}|]*\}|[][(){}|]|[^][(){}|]+")
+SAID_TOGETHER = 8
+"""Texts in the context of a question."""
 _DRAWS = 60
 """Fruitless draws after which a frame counts as used up."""
 
@@ -173,6 +175,26 @@ def _written(text: str, rng: random.Random) -> str:
         return text.lower().rstrip("?")
     text = re.sub(r"\bi\b", "I", text[0].upper() + text[1:])
     return text if text.endswith("?") else text + rng.choice(("", "", ".", "!"))
+
+
+def questions(count: int, split: str = "test") -> list[dict[str, str]]:
+    """Questions with contexts made of several texts, for readers without rows of their own; nobody wrote the answers.
+
+    Args:
+        count: how many, at most.
+
+    Returns:
+        Rows with the fields "question" and "context".
+    """
+    rows = generate()[split]
+    contexts = len(rows) // SAID_TOGETHER
+    made = []
+    for number in range(min(count, contexts)):
+        together = rows[number : SAID_TOGETHER * contexts : contexts]
+        about = together[number % SAID_TOGETHER]["label"].replace("_", " ")
+        context = " ".join(f"{row['text'].rstrip('.?! ')}." for row in together)
+        made.append({"question": f"What was said about {about}?", "context": context})
+    return made
 
 
 def generate(seed: int = 0) -> dict[str, list[dict[str, str]]]:

@@ -11,6 +11,7 @@ first text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -105,7 +106,7 @@ def _lost(found: Array, weight: Array, moments: Array | None) -> float:
     def power(matrix: Array) -> float:
         return float((matrix * (matrix if moments is None else moments @ matrix)).sum())
 
-    return (power(found - weight) / max(power(weight), 1e-30)) ** 0.5
+    return math.sqrt(max(power(found - weight), 0) / max(power(weight), 1e-30))
 
 
 def _compensated(units: Array, book: NDArray[np.int8], moments: Array) -> NDArray[np.int64]:

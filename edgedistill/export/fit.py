@@ -25,6 +25,10 @@ GENAI_FILES_BYTES = 340e6
 """On disk: onnxruntime-genai and what it needs, unpacked."""
 GENAI_BUFFERS = 16
 """As `BUFFERS`, of onnxruntime, with what its memory arena takes too much; from prompts of 1,500 tokens."""
+NUMPY_BYTES = 35e6
+"""Resident memory of Python with numpy and tokenizers, on 64-bit Linux."""
+NUMPY_FILES_BYTES = 75e6
+"""On disk: the runtime's requirements, unpacked."""
 BATCH = 512
 """Tokens that llama.cpp computes at once."""
 BUFFERS = 4
@@ -78,6 +82,12 @@ def of_encoder(file_bytes: int, bits: int, device: Device) -> Fit:
     weights = file_bytes * (2 if bits == 16 else 1)
     parts = {"runtime": ENGINE_BYTES, "weights": weights, "packed copy": (COPIES_IN_MEMORY - 1) * weights}
     return _on(device, parts, file_bytes + RUNTIME_FILES_BYTES)
+
+
+def of_tables(file_bytes: int, device: Device) -> Fit:
+    """The tables of a static student, which numpy reads as they are."""
+    parts = {"runtime": NUMPY_BYTES, "tables": float(file_bytes)}
+    return _on(device, parts, file_bytes + NUMPY_FILES_BYTES)
 
 
 def of_decoder(file_bytes: int, config: Mapping[str, Any], context: int, device: Device) -> Fit:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,29 @@ STEPS = 2
 """What a step of the ladder says has changed so often: an older one is not taken for today's."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criterion:
+    """By what files are judged.
+
+    Attributes:
+        metric: what the figure is called.
+        reference: the student's own figure.
+        outputs: numbers that an answer has: labels, or 2 for a start and an end.
+        figure: how good a file's answers are; they come as `answers` gives them.
+        parity: how far they are from the student's, as `compare` tells it.
+        words: what else people should know of them, for behind the reason of a step.
+        told: all that these depend on, for the key of the store.
+    """
+
+    metric: str
+    reference: float
+    outputs: int
+    figure: Callable[[NDArray[np.float32]], float]
+    parity: Callable[[NDArray[np.float32]], dict[str, float]]
+    words: Callable[[NDArray[np.float32]], str] = lambda _: ""
+    told: Mapping[str, Any]
+
+
 def export(
     student: Student,
     recipes: Sequence[Recipe],
@@ -47,15 +70,54 @@ def export(
     store: Store,
     progress: Progress = silent,
 ) -> tuple[Exported, Output]:
+    """Turns a classifier into one file for one engine, and proves that it answers the same: `export_by`.
+
+    Args:
+        truth: the classes of the rows of `ids`. Shape: [rows].
+        logits: the student's own answers to them. Shape: [rows, labels].
+        metric: what the share of right answers is called: agreement, where the classes are the student's own answers.
+    """
+    by = Criterion(
+        metric=metric,
+        reference=_accuracy(logits, truth),
+        outputs=logits.shape[1],
+        figure=lambda found: _accuracy(found, truth),
+        parity=lambda found: compare(found, logits),
+        # Other labels may decide for another recipe.
+        told={"truth": digest(truth.tolist())},
+    )
+    return export_by(
+        by,
+        student,
+        recipes,
+        ids=ids,
+        tolerance=tolerance,
+        calibration=calibration,
+        separator=separator,
+        store=store,
+        progress=progress,
+    )
+
+
+def export_by(
+    by: Criterion,
+    student: Student,
+    recipes: Sequence[Recipe],
+    *,
+    ids: Sequence[Sequence[int]],
+    tolerance: float | None = None,
+    calibration: Sequence[Sequence[int]] = (),
+    separator: int | None = None,
+    store: Store,
+    progress: Progress = silent,
+) -> tuple[Exported, Output]:
     """Turns a student into one file for one engine, and proves that it answers the same.
 
     Args:
+        by: what the file is judged by.
         recipes: what to try, in this order; the last one is float32.
         ids: token ids of the validation rows, on which the file is judged.
-        truth: their classes. Shape: [rows].
-        logits: the student's own answers to them. Shape: [rows, labels].
-        metric: what the share of right answers is called: agreement, where the classes are the student's own answers.
-        tolerance: accuracy that the file may lose against the student; None takes each recipe's own.
+        tolerance: what the file may lose of the figure against the student; None takes each recipe's own.
         calibration: token ids of training rows, from which static recipes and the sensitivity take their measure.
             Without any, static recipes are passed over and the sensitivity is measured on the rows of `ids`.
         separator: the piece between the texts of a pair; None for rows of one text.
@@ -68,10 +130,10 @@ def export(
         "steps": STEPS,
         "student": student.sha256,
         "recipes": [asdict(recipe) for recipe in recipes],
-        "metric": metric,
+        "metric": by.metric,
         "tolerance": tolerance,
-        # Other validation rows or labels may decide for another recipe, and so may another version of the engine.
-        "judged_on": digest([[list(row) for row in ids], truth.tolist()]),
+        # Other validation rows may decide for another recipe, and so may another version of the engine.
+        "judged_on": digest([[list(row) for row in ids], dict(by.told)]),
         "calibrated_on": digest([list(row) for row in calibration]),
         "separator": separator,
         "onnx": onnx.__version__,
@@ -84,19 +146,19 @@ def export(
 
     def _produce(folder: Path, work: Path) -> None:
         climb = _Climb(student.path, work, calibration or ids, separator)
-        accuracy = _accuracy(logits, truth)
         steps: list[dict[str, Any]] = []
         for recipe, exclude in climb.steps(recipes, calibrated=bool(calibration)):
             climb.write(folder / MODEL, recipe, exclude)
             found = answers(folder / MODEL, ids, separator=separator, progress=progress)
-            step = judge(recipe, compare(found, logits), _accuracy(found, truth), accuracy, tolerance, metric=metric)
+            step = judge(recipe, by.parity(found), by.figure(found), by.reference, tolerance, metric=by.metric)
+            step["reason"] += by.words(found)
             size = (folder / MODEL).stat().st_size
             steps.append(step | {"kept_in_float": sorted(exclude), "size_bytes": size})
             if step["passed"]:
                 break
         else:
             raise NothingHolds(steps, hint="the student is kept")
-        findings = lint(folder / MODEL, recipe=recipe, labels=logits.shape[1])
+        findings = lint(folder / MODEL, recipe=recipe, labels=by.outputs)
         if stop := next((finding for finding in findings if finding.severity == "stop"), None):
             raise IntegrityError(f"the exported file's {stop.where} {stop.cost}", hint="the student is kept")
         record = {"ladder": steps, "lint": [asdict(finding) for finding in findings], "sensitivity": climb.measured}

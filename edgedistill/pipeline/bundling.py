@@ -96,7 +96,9 @@ def _check(request: Request) -> None:
             hint="edgedistill distill trains them; edgedistill label has a teacher answer their rows",
         )
     if request.student.kind == "static":
-        raise PlanRefused("static students cannot be bundled yet", hint="edgedistill distill trains them")
+        raise PlanRefused(
+            "static students are not built in one go yet", hint="edgedistill distill trains them, export bundles them"
+        )
 
 
 def _make(run: Run, known: Prepared) -> Output:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedistill import __version__, tasks
 from edgedistill.bench.machine import environment
+from edgedistill.bundle import manifest
 from edgedistill.config import Request
 from edgedistill.data import splits
 from edgedistill.data.read import SUFFIXES, Rejected, find_files, read_rows
@@ -187,7 +188,7 @@ def evaluate(
         found = _test_rows(run)[:rows]
         arms: dict[Name, Path] = {} if against is None else {"teacher": against}
         with run.stage("evaluate") as stage:
-            if _is_static(checkpoint):
+            if manifest.engine_in(checkpoint) == "static":
                 if against is not None:
                     raise InputError("a static student is evaluated alone", hint="leave --against out")
                 return _static(request, checkpoint, found)
@@ -247,14 +248,6 @@ def _of_file(request: Request, path: Path) -> list[dict[str, Any]]:
             found.append(row)
     splits.check_share(bad, len(found) + len(bad), data)
     return found
-
-
-def _is_static(checkpoint: Path) -> bool:
-    try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("engine", {}).get("name") == "static"
 
 
 def _static(request: Request, checkpoint: Path, rows: Sequence[Mapping[str, Any]]) -> Evaluated:

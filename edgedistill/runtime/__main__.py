@@ -18,8 +18,16 @@ TEXT_TO_TEXT = "text-to-text"
 """The task of a bundle whose model writes a text for a text, and takes no conversation."""
 STDIN = "-"
 """In the place of texts: they come from standard input."""
+READER = "reader"
+"""The task of a bundle whose model points at the answer to a question in a context."""
+CLASSIFIERS = {"onnxruntime": "engine_onnx", "numpy": "engine_static"}
+"""What labels texts, by the engine that the manifest names."""
 MEASURED_TOKENS = 32
 """Of each answer that is measured."""
+
+
+class Refused(Exception):
+    """What was asked for is not something that this bundle does. The message says what is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,10 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="of the engine (default: as the manifest says)")
     commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser(
-        "predict", help="label texts, or pairs with a tab between, or write a text for each: arguments, or input lines"
+        "predict",
+        help="label texts, or pairs with a tab between; answer questions, each with a tab and its context behind; or "
+        "write a text for each: arguments, or input lines",
     )
     predict.add_argument("texts", nargs="*", help="left out: lines from standard input; -: the same, and --json")
     predict.add_argument("--json", action="store_true", help="one JSON object a line, with the probability")
+    predict.add_argument("--context", type=Path, help="a text file in which all questions find their answers")
     chat = commands.add_parser("chat", help="answer a question, or a conversation: lines from standard input")
     chat.add_argument("text", nargs="?")
     chat.add_argument("--system", help="what the model is told before the conversation")
@@ -42,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--texts",
         type=Path,
         required=True,
-        help="a JSON list of texts, of pairs of texts, or of conversations: lists of turns with role and content",
+        help="a JSON list of texts, of pairs of texts, such as a question and its context, or of conversations: lists "
+        "of turns with role and content",
     )
     measure.add_argument("--batch-rows", type=int, default=32)
     measure.add_argument("--what", choices=["timing", "memory", "answers", "writing"], default="timing")
@@ -52,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options)
     except BrokenPipeError:
         return 0
+    except Refused as error:
+        print(f"runtime: {error}", file=sys.stderr)
+        return 1
     except ImportError as error:
         print(f"runtime: {error}; run: pip install -r {options.bundle / 'requirements.txt'}", file=sys.stderr)
         return 1
@@ -72,11 +87,16 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "measure":
         print(json.dumps(_measure(options)))
         return 0
-    if _manifest(options).get("task") == TEXT_TO_TEXT:
+    task = _manifest(options).get("task")
+    if options.context is not None and task != READER:
+        raise Refused("its model answers no questions; leave --context out")
+    if task == TEXT_TO_TEXT:
         return _rewrite(options)
     if _manifest(options)["engine"]["name"] in WRITERS:
-        raise ValueError("its model answers conversations; use chat")
-    engine = importlib.import_module(f"{__package__}.engine_onnx")
+        raise Refused("its model answers conversations; use chat")
+    if task == READER:
+        return _answer(options)
+    engine = _engine(options)
     classifier = engine.Classifier(options.bundle, threads=options.threads)
     for text in _texts(options):
         scores = engine.probabilities(classifier([_pair(text) if classifier.pairs else text]))[0]
@@ -102,13 +122,41 @@ def _texts(options: argparse.Namespace) -> Iterator[str]:
 def _pair(text: str) -> tuple[str, str]:
     first, tab, second = text.partition("\t")
     if not tab:
-        raise ValueError(f"it labels pairs; write a tab between the two texts, not {text!r}")
+        raise Refused(f"it labels pairs; write a tab between the two texts, not {text!r}")
     return first, second
 
 
 def _manifest(options: argparse.Namespace) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads((options.bundle / "manifest.json").read_text(encoding="utf-8"))
     return manifest
+
+
+def _engine(options: argparse.Namespace) -> Any:
+    """The module that labels texts."""
+    return importlib.import_module(f"{__package__}.{CLASSIFIERS[_manifest(options)['engine']['name']]}")
+
+
+def _answer(options: argparse.Namespace) -> int:
+    """Finds the answers to some questions."""
+    reader = _engine(options).Reader(options.bundle, threads=options.threads)
+    try:
+        shared = None if options.context is None else options.context.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"{options.context} cannot be read: {error}") from error
+    for text in _texts(options):
+        question, tab, context = (text, "", shared) if shared is not None else text.partition("\t")
+        if shared is None and not tab:
+            raise Refused(f"it answers questions; write a tab and the context behind {text!r}, or give --context")
+        try:
+            found = reader(question, context)
+        except ValueError as error:
+            raise Refused(f"{text[:60]!r}: {error}") from error
+        if options.json:
+            told = {"answer": found.text, "start": found.start, "end": found.end, "score": round(found.score, 4)}
+            print(json.dumps({"question": question, **told}, ensure_ascii=False))
+        else:
+            print(f"{' '.join(found.text.split())}\t{found.start}\t{found.end}\t{found.score:.3f}")
+    return 0
 
 
 def _rewrite(options: argparse.Namespace) -> int:
@@ -125,7 +173,7 @@ def _writer(options: argparse.Namespace) -> Any:
     """What answers conversations in text."""
     name = _manifest(options)["engine"]["name"]
     if name not in WRITERS:
-        raise ValueError(f"its engine {name} writes no text; use predict")
+        raise Refused(f"its engine {name} writes no text; use predict")
     return importlib.import_module(f"{__package__}.{WRITERS[name]}").Chat(options.bundle, threads=options.threads)
 
 
@@ -164,9 +212,12 @@ def _load_whole_writer(options: argparse.Namespace) -> Any:
     return lambda conversations: list(write(conversations))
 
 
-def _load_classifier(options: argparse.Namespace) -> Any:
-    engine = importlib.import_module(f"{__package__}.engine_onnx")
-    return engine.Classifier(options.bundle, threads=options.threads)
+def _load_answerer(options: argparse.Namespace) -> Any:
+    """What answers some texts with logits, or some questions with spans."""
+    if _manifest(options).get("task") == READER:
+        reader = _engine(options).Reader(options.bundle, threads=options.threads)
+        return lambda questions: [reader(*question) for question in questions]
+    return _engine(options).Classifier(options.bundle, threads=options.threads)
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -175,8 +226,8 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     told = _manifest(options)
     writes = told["engine"]["name"] in WRITERS or told.get("task") == TEXT_TO_TEXT
     if not writes:
-        importlib.import_module(f"{__package__}.engine_onnx")  # it is there before the model's memory is counted
-    load = partial(_load_whole_writer if writes else _load_classifier, options)
+        _engine(options)  # it is there before the model's memory is counted
+    load = partial(_load_whole_writer if writes else _load_answerer, options)
     found = json.loads(options.texts.read_text(encoding="utf-8"))
     if not isinstance(found, list) or not found:
         raise ValueError(f"{options.texts} is no JSON list of texts, pairs or conversations")
@@ -190,6 +241,8 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         return measure.writing(partial(_load_writer, options), texts)
     if options.what == "answers":
         answer = load()
+        if told.get("task") == READER:
+            return {"spans": [[span.start, span.end, span.score] for span in answer(texts)]}
         return {"logits": [answer([text])[0].tolist() for text in texts]}
     return measure.timing(load, texts, batch_rows=options.batch_rows)
 

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
+
+from .spans import Span, best, windows
 
 Text = str | tuple[str, str]
-LONGEST_ANSWER = 30
-"""Pieces that a span has at most."""
 
 
 class Classifier:
     """A model file, its tokenizer and its labels.
 
     Args:
-        folder: the bundle: manifest.json, tokenizer.json and the model file that the manifest names.
+        folder: the bundle: manifest.json, tokenizer.json and the model file that the manifest names. The manifest says
+            whether rows are pairs, and whether the model reads the two texts of one apart.
         threads: of the engine; None takes the number in the manifest.
     """
 
@@ -28,6 +29,7 @@ class Classifier:
         model = manifest["model"]
         self.labels: list[str] = model["labels"]
         self.pairs: bool = model.get("pairs", False)
+        self._apart: bool = model.get("apart", False)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(model["max_tokens"])
         self._tokenizer.enable_padding(pad_id=model["pad_id"])
@@ -35,7 +37,8 @@ class Classifier:
 
     def __call__(self, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Logits of each text or pair. Shape: [texts, labels]."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        parts = [part for pair in texts for part in pair] if self._apart else list(texts)
+        encodings = self._tokenizer.encode_batch_fast(parts)
         ids, mask, types = (
             np.array([getattr(encoding, name) for encoding in encodings], dtype=np.int64)
             for name in ("ids", "attention_mask", "type_ids")
@@ -49,35 +52,26 @@ class Reader:
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         model = manifest["model"]
+        self._max_tokens: int = model["max_tokens"]
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(model["max_tokens"], strategy="only_second")
         self._session = session(folder / model["file"], threads or manifest["engine"]["threads"])
 
-    def __call__(self, question: str, context: str) -> str:
-        """The words of the context that answer the question."""
-        encoding = self._tokenizer.encode(question, context)
+    def __call__(self, question: str, context: str) -> Span:
+        """The piece of the context that answers the question. A long context is read in windows that overlap.
+
+        Raises:
+            ValueError: question or context is empty, or the question leaves no room for the context.
+        """
+        read = windows(self._tokenizer, question, context, self._max_tokens)
+        return best(read, [self._scores(window) for window in read], context)
+
+    def _scores(self, window: Encoding) -> NDArray[np.float32]:
+        """For an answer that starts and that ends at each piece. Shape: [pieces, 2]."""
         ids, mask, types = (
-            np.array([getattr(encoding, name)], dtype=np.int64) for name in ("ids", "attention_mask", "type_ids")
+            np.array([getattr(window, name)], dtype=np.int64) for name in ("ids", "attention_mask", "type_ids")
         )
-        ends = logits(self._session, ids, mask, types)[0]
-        within = np.array([sequence == 1 for sequence in encoding.sequence_ids])
-        first, last = span(ends, within)
-        return context[encoding.offsets[first][0] : encoding.offsets[last][1]]
-
-
-def span(scores: NDArray[np.float32], within: NDArray[np.bool_]) -> tuple[int, int]:
-    """The first and last piece of the likeliest answer: the largest sum of both scores, in order and not too long.
-
-    Args:
-        scores: [tokens, 2], for starting and for ending there.
-        within: [tokens], whether a piece is of the context.
-    """
-    starts, ends = (np.where(within, scores[:, side], -np.inf) for side in (0, 1))
-    sums = starts[:, None] + ends[None, :]
-    allowed = np.tri(len(sums), k=LONGEST_ANSWER - 1, dtype=bool) & np.tri(len(sums), dtype=bool).T
-    first, last = np.unravel_index(np.where(allowed, sums, -np.inf).argmax(), sums.shape)
-    return int(first), int(last)
+        found: NDArray[np.float32] = logits(self._session, ids, mask, types)[0]
+        return found
 
 
 def session(model: Path, threads: int) -> onnxruntime.InferenceSession:

@@ -35,6 +35,7 @@ class Classifier:
         self._bias = weights["bias"]
         self._head = np.ascontiguousarray((weights["head"] * weights["head_scales"][:, None]).T)
         self._head_bias = weights["head_bias"]
+        self.pairs = len(self._head) > 2 * len(self._bias)
 
     def __call__(self, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Logits of each text or pair. Shape: [texts, labels]."""

@@ -246,12 +246,7 @@ def load(path: Path, labels: Sequence[str]) -> PreTrainedModel:
             output_loading_info=True,
             **names,
         )
-    unusable = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
-    if wrong := sorted(name for name in unusable if not name.startswith(NEW)):
-        raise InputError(
-            f"teacher {path} lacks {len(wrong)} weights that its config asks for, such as {wrong[0]}",
-            hint="download it again",
-        )
+    _check_complete(path, found, new=NEW, what="teacher")
     if sorted(own) == sorted(labels):  # its head may name the same labels in another order
         order = [own.index(label) for label in labels]
         head = model.get_submodule("classifier")
@@ -260,6 +255,40 @@ def load(path: Path, labels: Sequence[str]) -> PreTrainedModel:
                 parameter.copy_(parameter[order].clone())
     model.train(False)
     return model
+
+
+def load_reader(path: Path) -> PreTrainedModel:
+    """The checkpoint with its head for the start and the end of an answer, in float32, in evaluation mode.
+
+    Raises:
+        InputError: weights are missing, or of other sizes than the config says.
+    """
+    import torch
+    from transformers import AutoModelForQuestionAnswering
+
+    with quiet():
+        model: PreTrainedModel
+        model, found = AutoModelForQuestionAnswering.from_pretrained(
+            path,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    _check_complete(path, found, new=(), what="checkpoint")
+    model.train(False)
+    return model
+
+
+def _check_complete(path: Path, found: Mapping[str, Any], *, new: tuple[str, ...], what: str) -> None:
+    """Refuses a model that was loaded with weights missing, but for those whose names begin as is said."""
+    unusable = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    if wrong := sorted(name for name in unusable if not name.startswith(new)):
+        raise InputError(
+            f"{what} {path} lacks {len(wrong)} weights that its config asks for, such as {wrong[0]}",
+            hint="download it again",
+        )
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:

@@ -140,7 +140,7 @@ def _build_plan(made: Plan) -> list[RenderableType]:
 
 def export_tables(made: Made) -> list[RenderableType]:
     """The files that were made of a checkpoint, what came of the chosen one, and whether it fits the board."""
-    speed = "ms a text here" if made.kind == "classifier" else "tokens/s here"
+    speed = "tokens/s here" if made.kind in ("decoder", "text-to-text") else "ms a text here"
     timed = any(one.speed is not None for one in made.candidates)
     columns = ("recipe", "file", made.metric, *((speed,) if timed else ()), "holds")
     table = _table(None, *columns)

@@ -100,3 +100,18 @@ def test_a_run_that_was_cut_short_is_told_and_tried_again(
     found, output = target.kept_check(draft, BOARD, TEXTS, host, store=store)
     assert output is not None
     assert isinstance(found[0], Measurement)
+
+
+def test_spans_are_the_same_where_they_start_and_end_alike(
+    draft: Output, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"spans": [[0, 4, 0.9], [3, 9, 0.5], [7, 8, 0.75]]}
+    monkeypatch.setattr(emulated, "missing", lambda: None)
+    monkeypatch.setattr(emulated, "run", lambda *_, **__: json.dumps(found))
+    (draft.path / "runtime").mkdir()
+    host = np.array([[0, 4, 0.9], [3, 8, 0.5], [7, 8, 0.5]], dtype=np.float32)
+    equal, difference = target.kept_equal(draft.path, "file", BOARD, [("q", "c")] * 3, host, store=store)
+    assert isinstance(equal, Measurement)
+    assert isinstance(difference, Measurement)
+    assert equal.values == pytest.approx((2 / 3,))
+    assert (difference.name, difference.values) == ("largest_score_difference", (0.25,))

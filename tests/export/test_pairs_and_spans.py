@@ -14,7 +14,8 @@ from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceCl
 from edgedistill.distill.batches import collate
 from edgedistill.export.onnx import to_onnx
 from edgedistill.export.parity import answers, compare, feed
-from edgedistill.runtime.engine_onnx import Classifier, Reader, logits, session, span
+from edgedistill.runtime.engine_onnx import Classifier, Reader, logits, session
+from edgedistill.runtime.spans import windows
 from edgedistill.teachers import local
 
 SEPARATOR = 3
@@ -143,15 +144,30 @@ def test_the_reader_answers_in_the_contexts_own_words(qa: Path, tokenizer: Token
     reader = Reader(bundle(tmp_path, qa, tokenizer, []))
     context = "the nurse lit the lamp, in the hall at night"
     said = reader("who lit the lamp", context)
-    assert said
-    assert said in context
+    assert said.text
+    assert said.text == context[said.start : said.end]
+    assert 0 < said.score < 1
 
 
-def test_a_span_is_in_order_within_the_context_and_not_too_long() -> None:
-    scores = np.zeros((50, 2), dtype=np.float32)
-    within = np.zeros(50, dtype=bool)
-    within[10:] = True
-    scores[2] = 9.0  # in the question
-    scores[40, 0], scores[20, 1] = 5.0, 5.0  # would end before it starts
-    scores[15, 0], scores[45, 1] = 3.0, 1.0  # with 20 in order; 45 is too far
-    assert span(scores, within) == (15, 20)
+def test_the_reader_finds_the_span_that_pytorch_scores_best_over_all_windows(
+    qa: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    reader = Reader(bundle(tmp_path, qa, tokenizer, []))
+    question, words = "who lit the lamp", [*WORDS * 4, "nurse"]
+    context = " ".join(words)
+    found = reader(question, context)
+    model = BertForQuestionAnswering.from_pretrained(qa).train(False)
+    sums = {}
+    for window in windows(tokenizer, question, context, 20):
+        given = torch.tensor([window.ids]), torch.tensor([window.type_ids])
+        with torch.inference_mode():
+            said = model(input_ids=given[0], token_type_ids=given[1])
+        places = [at for at, sequence in enumerate(window.sequence_ids) if sequence == 1]
+        for first in places:
+            for last in places[places.index(first) :]:
+                place = (window.offsets[first][0], window.offsets[last][1])
+                score = float(said.start_logits[0, first] + said.end_logits[0, last])
+                sums[place] = max(score, sums.get(place, score))
+    assert (found.start, found.end) == max(sums, key=lambda place: sums[place])
+    with pytest.raises(ValueError, match="the question is empty"):
+        reader(" ", context)

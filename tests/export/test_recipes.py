@@ -18,7 +18,7 @@ from edgedistill.export.quantize import base_of, products, quantize
 from edgedistill.export.sensitivity import sensitivity
 
 NAMES = sorted(
-    recipe.name for recipe in catalog.recipes() if recipe.format == "onnx" and recipe.engine == "onnxruntime"
+    recipe.name for recipe in catalog.recipes() if recipe.engine == "onnxruntime" and recipe.scheme != "tables"
 )
 COSINES = {"onnx-int4": 0.95, "onnx-int8-int4emb": 0.97}
 

@@ -52,7 +52,7 @@ def test_a_static_student_is_judged_by_its_file(tmp_path: Path, pairs: Path, tin
     right = sum(classifier.labels[number] == row["label"] for number, row in zip(said, rows, strict=True))
     arm = next(arm for arm in done.training["arms"] if arm["name"] == "student")
     assert arm["metrics"]["accuracy"]["value"] == right / len(rows)
-    with pytest.raises(PlanRefused, match="cannot be bundled yet"):
+    with pytest.raises(PlanRefused, match="are not built in one go"):
         pipeline.build(request.model_copy(update={"task": "classification"}))
 
 

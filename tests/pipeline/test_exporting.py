@@ -247,7 +247,7 @@ def test_a_decoder_becomes_a_bundle_that_chats(tiny_writer: Path, talks: Path, a
     )
     assert done.returncode == 1
     assert "use chat" in done.stderr
-    with pytest.raises(InputError, match="holds a decoder, and classifiers are measured"):
+    with pytest.raises(InputError, match="holds a decoder, and classifiers and readers are measured"):
         alone.bench(made.bundle, None, threads=1)
     questions = made.bundle.parent / "questions.json"
     questions.write_text(json.dumps(["turn on the light", [{"role": "user", "content": "which song"}]]))
@@ -407,7 +407,7 @@ def test_a_recipe_that_is_asked_for_comes_first_and_only_safer_ones_follow(asked
 
 
 @pytest.mark.parametrize("board", ["browser", "iphone", "android-low", "iot-armv7"])
-@pytest.mark.parametrize("kind", ["classifier", "decoder", "text-to-text"])
+@pytest.mark.parametrize("kind", ["classifier", "reader", "decoder", "text-to-text"])
 def test_boards_without_python_get_no_bundle_that_needs_it(kind: Kind, board: str) -> None:
     with pytest.raises(PlanRefused, match="is exported for"):
         recipes_for(kind, catalog.device(board), None)

@@ -1,7 +1,8 @@
 """From any checkpoint to the best file for a board, in a bundle that runs: what `edgedistill export` does.
 
 checkpoint ─► what it is ─► rows ─► ladder of recipes ─► fits the board? ─► same answers there? ─► bundle
-     classifier, decoder, text-to-text └─► --all: every recipe, timed
+     classifier (static too), reader,  └─► --all: every recipe, timed
+     decoder, text-to-text
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from edgedistill.export.fit import Fit
 from edgedistill.pipeline.exporting.candidates import Candidate, every, of_step
 from edgedistill.pipeline.exporting.source import ENGINES, Kind, OnTarget, Source, named
 from edgedistill.pipeline.prepare import STORE, check_out
+from edgedistill.plan import TABLES
 from edgedistill.stages import UNWATCHED, Run, Watch
 from edgedistill.store import Store, canonical, check_target, disk_errors, publish
 from edgedistill.teachers import local
@@ -79,7 +81,7 @@ def export(
     context: int | None = None,
     watch: Watch = UNWATCHED,
 ) -> Made:
-    """Exports a checkpoint for the request's board: a classifier of the BERT family, a decoder, or a T5 or BART.
+    """Exports a checkpoint for the request's board, whatever of the kinds above it is.
 
     Args:
         checkpoint: a folder, or a name on the hub.
@@ -163,9 +165,10 @@ def recipes_for(kind: Kind, device: Device, asked: str | None) -> tuple[Recipe, 
     engines = [engine for engine in ENGINES[kind] if engine in device.engines]
     if not engines:
         runs = " or ".join(device.engines) or "no engine with a Python package"
+        wanted = " or ".join(ENGINES[kind])
         raise PlanRefused(
-            f"{device.title} runs {runs}, and a {kind} is exported for {' or '.join(ENGINES[kind])}",
-            hint="edgedistill targets shows the boards with " + ENGINES[kind][0],
+            f"{device.title} runs {runs}, and a {kind} is exported for {wanted}",
+            hint="edgedistill targets shows the boards with " + wanted,
         )
     fitting = [one for engine in engines for one in _of_engine(kind, engine, device)]
     names = [recipe.name for recipe in fitting]
@@ -194,34 +197,40 @@ def _of_engine(kind: Kind, engine: str, device: Device) -> list[Recipe]:
     return [
         one
         for one in catalog.recipes()
-        if one.engine == engine
-        and set(one.needs_isa) <= set(device.isa)
-        and not (kind == "text-to-text" and one.scheme == "static")  # it is not calibrated
+        if one.engine == engine and set(one.needs_isa) <= set(device.isa) and _suits(kind, one)
     ]
 
 
+def _suits(kind: Kind, recipe: Recipe) -> bool:
+    """Whether a recipe's scheme is one for a kind of model."""
+    if kind == "static classifier":  # has no layers to quantize
+        return recipe.scheme in (TABLES, "none")
+    return recipe.scheme != TABLES and not (kind == "text-to-text" and recipe.scheme == "static")  # not calibrated
+
+
 def _found(checkpoint: str) -> tuple[Path, Kind]:
-    """The folder of a checkpoint and what it is, from its config alone.
+    """The folder of a checkpoint and what it is, from its config or a static student's manifest alone.
 
     Raises:
         InputError: there is none, or it is of a kind that is not exported.
     """
     folder = local.locate(checkpoint, patterns=FILES, what="checkpoint")
+    if manifest.engine_in(folder) == "static":
+        return folder, "static classifier"
     if (folder / manifest.MANIFEST).is_file() and not (folder / "config.json").exists():
-        raise InputError(
-            f"{folder} is no checkpoint but what runs on a device: a static student, or a bundle",
-            hint="copy it to the device as it is, or give a checkpoint",
-        )
+        raise InputError(f"{folder} is a bundle, which runs on a device already", hint="give its checkpoint")
     heads = [str(name) for name in local.config_of(folder).get("architectures") or ()]
     if any(name.endswith("ForCausalLM") for name in heads):
         return folder, "decoder"
     if any(name.endswith("ForSequenceClassification") for name in heads):
         return folder, "classifier"
+    if any(name.endswith("ForQuestionAnswering") for name in heads):
+        return folder, "reader"
     if any(name.endswith("ForConditionalGeneration") for name in heads):
         return folder, "text-to-text"
     raise InputError(
-        f"{folder} is {', '.join(heads) or 'of no architecture'}; what is exported are classifiers, decoders and "
-        "text-to-text models",
+        f"{folder} is {', '.join(heads) or 'of no architecture'}; what is exported are classifiers, readers, "
+        "decoders and text-to-text models",
         hint="edgedistill distill makes a classifier of an encoder",
     )
 
@@ -240,6 +249,14 @@ def _source(
         from edgedistill.pipeline.exporting.classifier import classifier
 
         return classifier(run, folder, name, recipes, device)
+    if kind == "static classifier":
+        from edgedistill.pipeline.exporting.static import static
+
+        return static(run, folder, name, recipes, others_for(kind, device, recipes[0].engine), device)
+    if kind == "reader":
+        from edgedistill.pipeline.exporting.reader import reader
+
+        return reader(run, folder, name, recipes, device)
     if kind == "text-to-text":
         from edgedistill.pipeline.exporting.text_to_text import text_to_text
 

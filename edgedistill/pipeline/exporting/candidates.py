@@ -19,14 +19,17 @@ from edgedistill.types import Exported, Progress, Recipe, silent
 
 ROUNDS = 3
 """Turns that each file has when they are timed."""
+TIMING = ("timing", "latency_ms")
 WRITING = ("writing", "tokens_s")
 SAMPLES: Mapping[Kind, tuple[str, str]] = {
-    "classifier": ("timing", "latency_ms"),
+    "classifier": TIMING,
+    "static classifier": TIMING,
+    "reader": TIMING,
     "decoder": WRITING,
     "text-to-text": WRITING,
 }
 """What the runtime is asked to measure, and which of its samples say how fast a file is."""
-FASTER: Mapping[Kind, int] = {"classifier": -1, "decoder": 1, "text-to-text": 1}
+FASTER = {TIMING: -1, WRITING: 1}
 """Whether a greater figure is better: milliseconds are not, tokens a second are."""
 
 
@@ -36,7 +39,7 @@ class Candidate:
 
     Attributes:
         quality: by the metric, on the rows that it was judged on; None where there is no file.
-        speed: median on this machine with one thread: milliseconds a text of a classifier, tokens a second of what
+        speed: median on this machine with one thread: milliseconds an answer, or tokens a second of what
             writes; None where it was not timed. `speed_interval` is its 95 % bootstrap interval over turns and samples.
         passed: whether it answers like the checkpoint, for the reason that is given.
         best: no other file that holds is as small, as good and as fast, and better in one of these. Speeds whose
@@ -103,7 +106,7 @@ def every(source: Source, target: str, work: Path, *, seed: int, progress: Progr
                 samples[number].append(run_bundle(Path(folder) / str(number), source.texts, what)[key])
     progress(count + ROUNDS, count + ROUNDS)
     timed = [_timed(one, samples.get(number, ())) for number, one in enumerate(made)]
-    return marked(timed, faster=FASTER[source.kind])
+    return marked(timed, faster=FASTER[what, key])
 
 
 def _timed(one: Candidate, turns: Sequence[Sequence[float]]) -> Candidate:

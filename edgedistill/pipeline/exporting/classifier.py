@@ -17,7 +17,7 @@ from edgedistill.bench import target
 from edgedistill.bench.protocol import spread
 from edgedistill.bundle import app
 from edgedistill.bundle.assemble import APP
-from edgedistill.config import DEMO
+from edgedistill.config import DEMO, Request
 from edgedistill.data import rows as data
 from edgedistill.data.splits import Row
 from edgedistill.distill import logits
@@ -46,14 +46,8 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
         InputError: the checkpoint cannot be used, or the rows have labels that it does not know.
     """
     request, labels = run.request, local.labels_of(folder)
-    if not tasks.find(request.task).has_labels:
-        raise InputError(f"{folder} is a classifier, and the task is {request.task}", hint="leave --task out")
+    check_task(request, folder)
     _refuse_other_heads(folder, labels)
-    if tasks.find(request.task).inputs != ("text",) and request.data.folder == DEMO:
-        raise InputError(
-            f"the texts that come with edgedistill are no pairs, and the task is {request.task}",
-            hint="give rows with --data",
-        )
     facts = local.inspect(folder, labels, name=name, what="checkpoint")
     if not facts.has_head:
         raise InputError(f"{folder} has no head for its {len(labels)} labels", hint="give a fine-tuned checkpoint")
@@ -63,11 +57,7 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
         if tasks.find(request.task).inputs != ("text",):
             raise InputError(f"{APP} takes one text, and the task is {request.task}", hint="leave --app out")
         app_form.check(folder / local.TOKENIZER)
-    with run.stage("rows") as stage:
-        rows, output = data.prepare(request.data, seed=request.seed, store=run.store)
-        stage.took(output)
-        labelled = request.data.folder != DEMO
-        stage.note = counted(rows) if labelled else "no --data: texts that come with edgedistill"
+    rows, labelled = labelled_rows(run)
     judged, others = data.read(rows, "validation"), data.read(rows, "train")
     tokenizer = Tokenizer.from_file(str(folder / local.TOKENIZER))
     limit = min(request.data.max_tokens, facts.shape.positions)
@@ -81,7 +71,7 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
             model, ids, [row.key for row in judged], hidden=False, separator=separator, progress=stage.progress
         ).logits.numpy()
         stage.cached = False
-    truth = _classes(judged, labels, folder) if labelled else said.argmax(axis=1)
+    truth = classes_of(judged, labels, folder) if labelled else said.argmax(axis=1)
     step = -(-len(others) // CALIBRATION_ROWS)  # spread over the file: rows are often sorted by label
     calibration = encode(tokenizer, [row.content for row in others[::step]], limit)
     student = Student(path=folder, sha256=facts.sha256, shape=replace(facts.shape, positions=limit), curve=())
@@ -139,7 +129,7 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
         name=facts.name,
         recipes=recipes,
         metric=metric,
-        judged_on=f"{len(judged)} validation rows" if labelled else f"{len(judged)} texts that come with edgedistill",
+        judged_on=whose(judged, labelled=labelled),
         texts=tuple(row.content for row in judged[:TIMED_ROWS]),
         command='predict "your text"' if separator is None else "predict $'one text\\tthe other'",
         threads=1,
@@ -150,11 +140,40 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
         check=check,
         latency=predicted,
         app=for_apps if request.export.app else None,
-        notes=_notes(rows, labelled=labelled),
+        notes=notes_on(rows, labelled=labelled),
     )
 
 
-def _notes(rows: Rows, *, labelled: bool) -> tuple[str, ...]:
+def check_task(request: Request, folder: Path) -> None:
+    """Refuses tasks that a classifier does not do, and pairs where there are none. Raises InputError."""
+    task = tasks.find(request.task)
+    if not task.has_labels:
+        raise InputError(f"{folder} is a classifier, and the task is {request.task}", hint="leave --task out")
+    if task.inputs != ("text",) and request.data.folder == DEMO:
+        raise InputError(
+            f"the texts that come with edgedistill are no pairs, and the task is {request.task}",
+            hint="give rows with --data",
+        )
+
+
+def labelled_rows(run: Run) -> tuple[Rows, bool]:
+    """The rows that a classifier is judged on, and whether their labels are its own: not those of our own texts."""
+    request = run.request
+    with run.stage("rows") as stage:
+        rows, output = data.prepare(request.data, seed=request.seed, store=run.store)
+        stage.took(output)
+        labelled = request.data.folder != DEMO
+        stage.note = counted(rows) if labelled else "no --data: texts that come with edgedistill"
+    return rows, labelled
+
+
+def whose(judged: Sequence[Row], *, labelled: bool) -> str:
+    """On which rows files are judged, for people."""
+    return f"{len(judged)} validation rows" if labelled else f"{len(judged)} texts that come with edgedistill"
+
+
+def notes_on(rows: Rows, *, labelled: bool) -> tuple[str, ...]:
+    """What the user should know of the rows that files were judged on."""
     if not labelled:
         return ("It was judged on texts about a smart home: with rows of your own (--data) a smaller file may hold.",)
     if rows.facts["rejected"]:
@@ -173,8 +192,8 @@ def _refuse_other_heads(folder: Path, labels: Sequence[str]) -> None:
         )
 
 
-def _classes(rows: Sequence[Row], labels: Sequence[str], folder: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The rows' labels as the checkpoint numbers them."""
+def classes_of(rows: Sequence[Row], labels: Sequence[str], folder: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The rows' labels as the checkpoint numbers them. Raises InputError for one that it does not know."""
     unknown = sorted({row.label for row in rows} - set(labels))
     if unknown:
         raise InputError(

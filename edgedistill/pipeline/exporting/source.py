@@ -18,10 +18,12 @@ from edgedistill.types import Exported, Measurement, NotMeasured, Progress, Reci
 if TYPE_CHECKING:
     from edgedistill.bundle.app import App
 
-Kind = Literal["classifier", "decoder", "text-to-text"]
+Kind = Literal["classifier", "static classifier", "reader", "decoder", "text-to-text"]
 OnTarget = tuple[Measurement | NotMeasured, ...]
 ENGINES: Mapping[Kind, tuple[str, ...]] = {
     "classifier": ("onnxruntime",),
+    "static classifier": ("numpy", "onnxruntime"),
+    "reader": ("onnxruntime",),
     "decoder": ("llama.cpp", "onnxruntime-genai"),
     "text-to-text": ("onnxruntime",),
 }
@@ -30,6 +32,7 @@ PACKAGES = {
     "onnxruntime": "onnxruntime",
     "llama.cpp": "llama-cpp-python",
     "onnxruntime-genai": "onnxruntime-genai",
+    "numpy": "numpy",
 }
 """Their names as packages."""
 
