@@ -28,7 +28,7 @@ ITERATIONS = 12
 AT_ONCE = 1 << 13
 MOST = 16.0
 """Root mean squares of a column that a byte reaches at most: what is larger is cut, for finer steps below."""
-MOST_LOST = 0.12
+MOST_LOST = 0.05
 """Where a matrix's results would lose more, it keeps its bytes: a few weights much larger than all others leave too few
 codes for the rest."""
 DAMPING = 0.1

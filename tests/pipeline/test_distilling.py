@@ -209,7 +209,7 @@ def test_a_folder_with_a_users_file_is_not_replaced(talked: tuple[Request, Any])
     notes = done.folder / "notes.txt"
     notes.write_text("mine")
     (done.folder / "config.json").write_text("{}")
-    with pytest.raises(StageError, match=r"notes\.txt"):
+    with pytest.raises(InputError, match=r"notes\.txt"):
         pipeline.distill(request)
     notes.unlink()
     assert pipeline.distill(request).changed
