@@ -18,7 +18,7 @@ LLAMA_BYTES = 75e6
 """Resident memory of Python with llama-cpp-python before a model is loaded, on 64-bit Linux."""
 LLAMA_FILES_BYTES = 150e6
 """On disk: the runtime's requirements, unpacked."""
-NUMPY_BYTES = 35e6
+NUMPY_BYTES = 36e6
 """Resident memory of Python with numpy and tokenizers, on 64-bit Linux."""
 NUMPY_FILES_BYTES = 75e6
 """On disk: the runtime's requirements, unpacked."""
