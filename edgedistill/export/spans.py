@@ -103,21 +103,20 @@ def compare_spans(questions: Questions, file: Scores, student: Scores) -> dict[s
     """How far two sets of scores are apart: `compare` of each window's starts and ends, over its pieces.
 
     Returns:
-        As `compare`; top1_agreement is the share of questions with the same span, and rows are questions.
+        As `compare`, but rows are questions, same_span is the share of them with the same span, and top1_agreement
+        the share of those whose spans overlap: the edge of a span moves more easily than a label.
     """
     pairs = zip(questions.apart(file), questions.apart(student), strict=True)
     parts = [compare(found.T, own.T) for found, own in pairs]
     kl = np.array([part["kl"] for part in parts])
-    same = [
-        (found.start, found.end) == (own.start, own.end)
-        for found, own in zip(questions.spans(file), questions.spans(student), strict=True)
-    ]
+    both = list(zip(questions.spans(file), questions.spans(student), strict=True))
     return {
         "max_error": float(np.max([part["max_error"] for part in parts])),
         "mean_error": float(np.abs(file.astype(np.float64) - student).mean()),
         "cosine": float(np.mean([part["cosine"] for part in parts])),
         "kl": float(kl.mean()),
         "kl_error": float(kl.std(ddof=1) / math.sqrt(len(kl))) if len(kl) > 1 else 0.0,
-        "top1_agreement": float(np.mean(same)),
-        "rows": float(len(same)),
+        "top1_agreement": float(np.mean([a.start < b.end and b.start < a.end for a, b in both])),
+        "same_span": float(np.mean([(a.start, a.end) == (b.start, b.end) for a, b in both])),
+        "rows": float(len(both)),
     }

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from edgedistill import pipeline
 from edgedistill.config import Request, Student
-from edgedistill.errors import InputError, PlanRefused, StageError
+from edgedistill.errors import InputError, PlanRefused
 from edgedistill.runtime.engine_static import Classifier
 from edgedistill.store import hashes
 from edgedistill.types import Progress, silent
