@@ -131,7 +131,7 @@ def packed(file: Path, folder: Path, engine: str) -> Path:
     if file.is_dir():
         tokenizer = file.parent / TOKENIZER
         shutil.copyfile(file.parent / PIECES, folder / PIECES)
-    assemble.pack(folder, file, content, engine=engine, threads=1, tokenizer=tokenizer)
+    assemble.pack(folder, [file], content, engine=engine, threads=1, tokenizer=tokenizer)
     return folder
 
 

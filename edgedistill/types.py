@@ -172,6 +172,10 @@ class Student:
     curve: tuple[Mapping[str, float], ...]
 
 
+BESIDE = ".data"
+"""What is behind the name of an ONNX graph in the name of the file with its weights."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
     """One file for one engine, with the proof that it answers like the student."""
@@ -183,6 +187,18 @@ class Exported:
     ladder: tuple[Mapping[str, Any], ...]
     lint: tuple[Mapping[str, Any], ...] = ()
     sensitivity: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, or the folder of several, and the file of weights that lies beside an ONNX graph."""
+        beside = self.path.with_name(self.path.name + BESIDE)
+        return (self.path, beside) if beside.is_file() else (self.path,)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all of its files."""
+        found = (part for file in self.files for part in (file.rglob("*") if file.is_dir() else (file,)))
+        return sum(part.stat().st_size for part in found if part.is_file())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

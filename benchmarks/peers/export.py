@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-RECIPES = ("onnx-int8-int4emb", "onnx-int8-dynamic")
+RECIPES = ("onnx-int8-int4emb", "onnx-int8-dynamic", "onnx-w4a8")
 ROUNDS = 6
 MAX_TOKENS = 48
-CALIBRATION_ROWS = 200
+CALIBRATION_ROWS = 1000
 HERE = ("plain", "transformers")
 
 
@@ -106,12 +106,14 @@ def ours(name: str, student: Path, train: list[list[int]], out: Path) -> Path:
     from edgedistill.export import isa
     from edgedistill.export.onnx import to_onnx
     from edgedistill.export.parity import feed
-    from edgedistill.export.quantize import base_of, quantize
+    from edgedistill.export.quantize import base_of, quantize, set_apart
 
     (recipe,) = isa.suited([catalog.recipe(name)], isa.here())
-    fused, path = out / "fused.onnx", out / f"{name}.onnx"
+    (out / name).mkdir(exist_ok=True)
+    fused, path = out / "fused.onnx", out / name / "model.onnx"
     to_onnx(student, fused, **base_of(recipe))
     quantize(fused, path, recipe, rows=[feed(row) for row in train])
+    set_apart(path)
     fused.unlink()
     return path
 
@@ -130,7 +132,7 @@ def figures(path: Path, ids: list[np.ndarray], classes: np.ndarray, rows: int) -
     )
     command = [sys.executable, "-c", program, str(path), str(Path(__file__).parent)]
     kilobytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    beside = sum(file.stat().st_size for file in path.parent.glob("*.onnx*data*")) if path.name == "model.onnx" else 0
+    beside = sum(file.stat().st_size for file in path.parent.glob("*.onnx*data*"))
     return {
         "megabytes": round((path.stat().st_size + beside) / 1e6, 2),
         "accuracy": round(float((said == classes[:count]).mean()), 4),

@@ -187,12 +187,12 @@ def teacher_contestant(
 def bundle_contestant(folder: Path, texts: Sequence[str], workload: Workload, threads: int) -> Contestant:
     """A bundle with its own runtime, as the device runs it, in children of this Python."""
     content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    files = (content["model"]["file"], "tokenizer.json")
+    files = [file for file in (folder / "model").rglob("*") if file.is_file()]
     return Contestant(
         name="exported",
         title=f"exported file, {content['model']['recipe']}",
         engine=f"{content['engine']['name']} {version(content['engine']['name'])}",
-        file_bytes=sum((folder / name).stat().st_size for name in files),
+        file_bytes=sum(file.stat().st_size for file in (*files, folder / "tokenizer.json")),
         run=_child("the bundle", [sys.executable, "-m", "runtime"], ["measure"], texts, workload, threads, cwd=folder),
     )
 

@@ -2,8 +2,8 @@
 
 <name>-<target>/
   manifest.json      what is in here, with hashes, the pinned engine and the numbers
-  model/             model.onnx, a decoder's model.gguf, encoder.onnx and decoder.onnx, what onnxruntime-genai runs, or
-                     tables in model.safetensors
+  model/             model.onnx and its weights in model.onnx.data, a decoder's model.gguf, encoder.onnx and
+                     decoder.onnx, what onnxruntime-genai runs, or tables in model.safetensors
   tokenizer.json     where it is not in the model file
   app.onnx           where it is asked for: text in, label out, for apps
   requirements.txt   README.md (the model card)
@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,27 +75,35 @@ def _fill(
         "pad_id": config["pad_token_id"] or 0,
     }
     said = {"name": request.name, "target": plan.device.name, "task": "classification", "model": model}
-    pack(folder, exported.path, said, engine="onnxruntime", threads=threads, tokenizer=student.path / "tokenizer.json")
+    pack(folder, exported.files, said, engine="onnxruntime", threads=threads, tokenizer=student.path / "tokenizer.json")
 
 
 def pack(
-    folder: Path, model: Path, content: Mapping[str, Any], *, engine: str, threads: int, tokenizer: Path | None = None
+    folder: Path,
+    files: Sequence[Path],
+    content: Mapping[str, Any],
+    *,
+    engine: str,
+    threads: int,
+    tokenizer: Path | None = None,
 ) -> None:
     """Puts everything that runs into a folder, and seals it.
 
     Args:
         folder: empty, but for a README.md or other files that belong to the bundle.
-        model: the exported file, or the folder of several.
+        files: of the model, or the folder of them; the runtime opens the first one.
         content: what the manifest says of it: name, target, task and model.
         engine: a key of `REQUIRED`.
         tokenizer: tokenizer.json; None where the model file holds it.
     """
-    file = "model" if model.is_dir() else f"model/{model.name}"
-    if model.is_dir():
-        shutil.copytree(model, folder / file)
+    if files[0].is_dir():
+        file = "model"
+        shutil.copytree(files[0], folder / file)
     else:
+        file = f"model/{files[0].name}"
         (folder / "model").mkdir()
-        shutil.copyfile(model, folder / file)
+        for one in files:
+            shutil.copyfile(one, folder / "model" / one.name)
     if tokenizer is not None:
         shutil.copyfile(tokenizer, folder / "tokenizer.json")
     copy_runtime(folder)

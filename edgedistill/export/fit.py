@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgedistill.plan import COPIES_IN_MEMORY, ENGINE_BYTES, RUNTIME_FILES_BYTES
-from edgedistill.types import Device
+from edgedistill.types import Device, Recipe
 
 LLAMA_BYTES = 75e6
 """Resident memory of Python with llama-cpp-python before a model is loaded, on 64-bit Linux."""
@@ -73,13 +73,9 @@ class Fit:
         return None
 
 
-def of_encoder(file_bytes: int, bits: int, device: Device) -> Fit:
-    """An ONNX file of an encoder.
-
-    Args:
-        bits: of the recipe; weights in 16 bits are widened to 32 when the file is loaded.
-    """
-    weights = file_bytes * (2 if bits == 16 else 1)
+def of_encoder(file_bytes: int, recipe: Recipe, device: Device) -> Fit:
+    """An ONNX file of an encoder. When it is loaded, weights in 16 bits become 32, and those stored in 4 become 8."""
+    weights = file_bytes * (2 if recipe.bits == 16 else recipe.bits / recipe.file_bits)
     parts = {"runtime": ENGINE_BYTES, "weights": weights, "packed copy": (COPIES_IN_MEMORY - 1) * weights}
     return _on(device, parts, file_bytes + RUNTIME_FILES_BYTES)
 

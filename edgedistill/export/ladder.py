@@ -23,13 +23,13 @@ from edgedistill.errors import IntegrityError, NothingHolds
 from edgedistill.export.lint import lint
 from edgedistill.export.onnx import to_onnx
 from edgedistill.export.parity import answers, compare, feed, verdict
-from edgedistill.export.quantize import base_of, quantize
+from edgedistill.export.quantize import base_of, quantize, set_apart
 from edgedistill.export.sensitivity import sensitivity
 from edgedistill.store import Output, Store, canonical, digest
 from edgedistill.types import Exported, Progress, Recipe, Student, silent
 
 MODEL = "model.onnx"
-STEPS = 2
+STEPS = 3
 """What a step of the ladder says has changed so often: an older one is not taken for today's."""
 
 
@@ -152,7 +152,7 @@ def export_by(
             found = answers(folder / MODEL, ids, separator=separator, progress=progress)
             step = judge(recipe, by.parity(found), by.figure(found), by.reference, tolerance, metric=by.metric)
             step["reason"] += by.words(found)
-            size = (folder / MODEL).stat().st_size
+            size = sum(file.stat().st_size for file in folder.iterdir())
             steps.append(step | {"kept_in_float": sorted(exclude), "size_bytes": size})
             if step["passed"]:
                 break
@@ -215,6 +215,7 @@ class _Climb:
         """The recipe's file, with some products left in float32."""
         rows = [feed(row, separator=self._separator) for row in self._rows] if recipe.calibrated else []
         quantize(self._base(recipe), path, recipe, exclude=exclude, rows=rows)
+        set_apart(path)
 
     def _base(self, recipe: Recipe) -> Path:
         form: Mapping[str, Any] = base_of(recipe)

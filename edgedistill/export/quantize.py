@@ -18,7 +18,7 @@ from edgedistill.errors import StageError
 from edgedistill.export.calibrate import ranges, second_moments
 from edgedistill.export.codebook import with_codebooks
 from edgedistill.export.silence import no_advice
-from edgedistill.types import Recipe
+from edgedistill.types import BESIDE, Recipe
 
 Feed = dict[str, Any]
 """One row as the engine takes it: the inputs by name."""
@@ -27,6 +27,8 @@ BLOCK = 32
 INT8_ACTIVATIONS = 4
 """`accuracy_level` of a weight-only product: activations in 8 bits. Left out, the engine widens the weights instead,
 at twice the time or more."""
+SMALL = 1024
+"""Bytes below which a weight stays in the graph."""
 _SCHEMES: dict[str, tuple[int, ...]] = {"none": (16, 32), "dynamic": (8,), "static": (8,), "weight-only": (4, 8)}
 _PRODUCTS = ("MatMul", "Attention")
 
@@ -57,6 +59,17 @@ def quantize(
             _static(fused, path, recipe, exclude, rows)
         else:
             _weight_only(fused, path, recipe, exclude)
+
+
+def set_apart(path: Path) -> None:
+    """Moves a graph's weights into a file beside it, which the engine maps into memory instead of reading it.
+
+    What no text touches, like most rows of a table, then takes no memory, and the rest is there once less.
+    """
+    model = onnx.load(path)
+    beside = path.name + BESIDE
+    path.with_name(beside).unlink(missing_ok=True)
+    onnx.save_model(model, str(path), save_as_external_data=True, location=beside, size_threshold=SMALL)
 
 
 def base_of(recipe: Recipe) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
             progress=stage.progress,
         )
         stage.took(output)
-        stage.note = f"{exported.recipe}, {exported.path.stat().st_size / 1e6:.1f} MB"
+        stage.note = f"{exported.recipe}, {exported.size_bytes / 1e6:.1f} MB"
 
     made = replace(known.plan, explanation=(*known.plan.explanation, *taught.explanation))
     if exported.recipe != made.recipes[0].name:

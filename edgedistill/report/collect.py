@@ -84,7 +84,7 @@ def goals(
     """What was asked for and what came out: the request's goals are measured here, the board's latency is predicted."""
     predicted = {prediction.name: prediction.median for prediction in plan.predictions}
     budget = plan.device.budget
-    size = float(exported.path.stat().st_size)
+    size = float(exported.size_bytes)
 
     def at_least(title: str, asked: float, found: Estimate | None, unit: Any) -> Goal:
         value = None if found is None else found.value

@@ -136,7 +136,7 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
         tokenizer=lambda _: folder / local.TOKENIZER,
         write=write,
         model=described,
-        size_up=lambda size, recipe: fit.of_encoder(size, recipe.bits, device),
+        size_up=lambda size, recipe: fit.of_encoder(size, recipe, device),
         check=check,
         latency=predicted,
         app=for_apps if request.export.app else None,

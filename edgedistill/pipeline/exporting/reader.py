@@ -134,7 +134,7 @@ def reader(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], devic
         tokenizer=lambda _: folder / local.TOKENIZER,
         write=write,
         model=described,
-        size_up=lambda size, recipe: fit.of_encoder(size, recipe.bits, device),
+        size_up=lambda size, recipe: fit.of_encoder(size, recipe, device),
         check=check,
         latency=predicted if short else None,
         notes=_notes(own=own, left_out=left_out),

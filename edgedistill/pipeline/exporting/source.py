@@ -89,7 +89,7 @@ class Source:
             (folder / name).write_bytes(kept)
         assemble.pack(
             folder,
-            exported.path,
+            exported.files,
             content,
             engine=PACKAGES[self.recipe(exported).engine],
             threads=self.threads,

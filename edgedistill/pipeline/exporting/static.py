@@ -73,7 +73,7 @@ def static(
     def size_up(size: int, recipe: Recipe) -> Fit:
         if recipe.engine == "numpy":
             return fit.of_tables(size, device)
-        return fit.of_encoder(size, recipe.bits, device)
+        return fit.of_encoder(size, recipe, device)
 
     def check(bundle: Path, exported: Exported) -> OnTarget:
         some = spread(texts, EMULATED_ROWS)

@@ -78,6 +78,6 @@ def text_to_text(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...],
         tokenizer=lambda exported: exported.path.parent / TOKENIZER,
         write=write,
         model=described,
-        size_up=lambda size, recipe: fit.of_encoder(size, recipe.bits, device),
+        size_up=lambda size, recipe: fit.of_encoder(size, recipe, device),
         check=lambda *_: (NotMeasured(name="answers_equal", reason="writing is not run under emulation"),),
     )
