@@ -9,9 +9,9 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgedistill.errors import InputError
 from edgedistill.types import Device, Fact, Recipe, Workload
@@ -78,6 +78,12 @@ class _Recipe(_File):
     calibration: Literal["percentile", "entropy"] | None = None
     on_request: bool = False
     stored_bits: Literal[4] | None = None
+
+    @model_validator(mode="after")
+    def _stored_bits_are_of_bytes(self) -> Self:
+        if self.stored_bits is not None and (self.scheme, self.bits) != ("dynamic", 8):
+            raise ValueError('stored_bits goes with scheme = "dynamic" and bits = 8')
+        return self
 
 
 class _Workload(_File):

@@ -5,8 +5,8 @@
 The student is a BERT classifier with tokenizer.json; FOLDER has train.jsonl and test.jsonl with the fields text and
 label. Ours are the recipes given by --recipe. Of other tools, what this environment has is always measured:
 quantize_dynamic on a torch.onnx export, and transformers.exporters with its own quantizer. optimum-onnx and Olive need
-other versions: --peer optimum=PYTHON and --peer olive=PYTHON name the interpreters of their environments. A tool that
-fails is in the result with its error.
+other versions: --peer optimum=PYTHON, olive=PYTHON and olive-int4=PYTHON name the interpreters of their environments. A
+tool that fails is in the result with its error.
 
 All files are answered by this environment's onnxruntime from token ids, one row at a time; latency in turns of random
 order, so that a drift of the machine meets all alike. The last line printed is one JSON object.
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ import numpy as np
 RECIPES = ("onnx-int8-int4emb", "onnx-int8-dynamic", "onnx-w4a8")
 ROUNDS = 6
 MAX_TOKENS = 48
-CALIBRATION_ROWS = 1000
+CALIBRATION_ROWS = 200
 HERE = ("plain", "transformers")
 
 
@@ -40,7 +41,9 @@ def main() -> None:
     parser.add_argument("--student", type=Path, help="a checkpoint folder")
     parser.add_argument("--data", type=Path, help="a folder with train.jsonl and test.jsonl")
     parser.add_argument("--recipe", action="append", help=f"of ours (default: {', '.join(RECIPES)})")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help="optimum or olive")
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="NAME=PYTHON", help="optimum, olive or olive-int4"
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rows", type=int, default=200, help="timed in each turn")
     parser.add_argument("--test-rows", type=int, default=0, help="judged; 0 is all")
@@ -244,18 +247,24 @@ def optimum(student: Path, folder: Path) -> None:
     (folder / "int8" / "model_quantized.onnx").rename(folder / "model.onnx")
 
 
-def olive(student: Path, folder: Path) -> None:
-    """Olive's auto-opt in 8 bits."""
+def olive(student: Path, folder: Path, *, precision: str = "int8") -> None:
+    """Olive's auto-opt."""
     tool = Path(sys.executable).with_name("olive")
     folder.mkdir(exist_ok=True)
-    where = ["--provider", "CPUExecutionProvider", "--device", "cpu", "--precision", "int8", "-o", folder / "made"]
+    where = ["--provider", "CPUExecutionProvider", "--device", "cpu", "--precision", precision, "-o", folder / "made"]
     subprocess.run([tool, "auto-opt", "-m", student, "-t", "text-classification", *where], check=True)
     made = max((folder / "made").rglob("*.onnx"), key=lambda path: path.stat().st_mtime)
     for file in made.parent.glob("*.onnx*"):
         file.rename(folder / ("model.onnx" if file == made else file.name))
 
 
-CHILDREN = {"plain": plain, "transformers": transformers, "optimum": optimum, "olive": olive}
+CHILDREN = {
+    "plain": plain,
+    "transformers": transformers,
+    "optimum": optimum,
+    "olive": olive,
+    "olive-int4": partial(olive, precision="int4"),
+}
 
 
 if __name__ == "__main__":

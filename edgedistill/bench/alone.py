@@ -22,6 +22,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "reader": ("question", "context"),
 }
 """The fields of a row that a bundle answers, by its task."""
+PAIR = ("premise", "hypothesis")
 QUESTIONS = 200
 """Of our own, for readers without rows."""
 
@@ -32,21 +33,23 @@ def bench(bundle: Path, data: str | None, *, threads: int, progress: Progress = 
     Args:
         bundle: its folder.
         data: a folder with test.jsonl or test.csv, or a file, whose field "text" is read, or
-            "question" and "context"; None takes the embedded rows.
+            "question" and "context", or "premise" and "hypothesis"; None takes the embedded rows.
         threads: as many as the bundle was built for.
 
     Raises:
         InputError: the rows cannot be read, or the bundle holds what writes.
         EngineCrashed: a measuring process died.
     """
-    task = json.loads((bundle / "manifest.json").read_text(encoding="utf-8")).get("task")
+    content = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    task = content.get("task")
     if task not in FIELDS:
         raise InputError(
             f"{bundle} holds a {task}, and classifiers and readers are measured so far",
             hint="in its folder: python -m runtime measure --what writing --texts FILE, a JSON list of texts",
         )
     workload = catalog.workload("classification")
-    texts = protocol.spread(_texts(data, FIELDS[task]), workload.rows)
+    fields = PAIR if content["model"].get("pairs") else FIELDS[task]
+    texts = protocol.spread(_texts(data, fields), workload.rows)
     contestant = protocol.bundle_contestant(bundle, texts, workload, threads)
     (subject,) = protocol.measure([contestant], workload.rounds, progress=progress)
     return subject
@@ -55,6 +58,8 @@ def bench(bundle: Path, data: str | None, *, threads: int, progress: Progress = 
 def _texts(data: str | None, fields: tuple[str, ...]) -> list[Any]:
     """What is asked: texts, or questions with their contexts."""
     if data is None or data == DEMO:
+        if fields == PAIR:
+            raise InputError("the texts that come with edgedistill are no pairs", hint="give rows with --data")
         rows = smarthome.generate()["test"] if len(fields) == 1 else smarthome.questions(QUESTIONS)
         return [_asked(row, fields) for row in rows]
     sources = find_files(data, needed="test")

@@ -8,7 +8,8 @@ from typing import Any
 from edgedistill.types import Contrast, Measurement, Report
 
 MANY_LABELS = 40
-FROM_LINES = "python -m runtime predict - < texts.txt    # one text a line; prints a JSON object for each"
+FROM_LINES = "python -m runtime predict - < texts.txt    # {} a line; prints a JSON object for each"
+TEXT = "one text"
 IN_AN_APP = """\
 import numpy, onnxruntime, onnxruntime_extensions
 
@@ -42,7 +43,7 @@ def card(report: Report, manifest: Mapping[str, Any]) -> str:
         "```",
         "pip install -r requirements.txt",
         'python -m runtime predict "your text"',
-        FROM_LINES,
+        FROM_LINES.format(TEXT),
         "```",
         "",
         *_in_an_app(report.export.get("app")),
@@ -114,7 +115,7 @@ def export_card(name: str, board: str, record: Mapping[str, Any]) -> str:
         "```",
         "pip install -r requirements.txt",
         f"python -m runtime {record['command']}",
-        *([] if record["kind"] == "decoder" else [FROM_LINES]),
+        *([] if record["kind"] == "decoder" else [FROM_LINES.format(_a_line(record))]),
         "```",
         "",
         *_in_an_app(record["app"]),
@@ -221,3 +222,10 @@ def _prediction(measurement: Measurement) -> str:
     scale, unit = (1e-6, "MB") if measurement.unit == "bytes" else (1, measurement.unit)
     low, high = measurement.interval or (measurement.median, measurement.median)
     return f"{measurement.name.replace('_', ' ')} {low * scale:.2g} to {high * scale:.2g} {unit}"
+
+
+def _a_line(record: Mapping[str, Any]) -> str:
+    """What the runtime takes on a line."""
+    if record["kind"] == "reader":
+        return "a question, a tab and its context"
+    return "one text, a tab and the other" if "\\t" in record["command"] else TEXT

@@ -94,7 +94,10 @@ def distill(
 @app.command()
 def export(
     checkpoint: Annotated[
-        str, typer.Argument(help="A student, or any classifier, decoder or T5 or BART: a folder, or a name on the hub.")
+        str,
+        typer.Argument(
+            help="A student, or any classifier, question answerer, decoder, T5 or BART: a folder, or a name on the hub."
+        ),
     ],
     target: Target = None,
     recipe: Annotated[

@@ -67,7 +67,8 @@ def second_moments(fused: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
             vectors = value.reshape(-1, value.shape[-1]).astype(np.float64)
             sums[name] = sums[name] + vectors.T @ vectors
             counts[name] += len(vectors)
-    return {node.input[1]: sums[node.input[0]] / counts[node.input[0]] for node in products} if rows else {}
+    means = {name: sums[name] / counts[name] for name in inputs if counts[name]}
+    return {node.input[1]: means[node.input[0]] for node in products if node.input[0] in means}
 
 
 def _showing(model: onnx.ModelProto, names: Sequence[str]) -> onnxruntime.InferenceSession:

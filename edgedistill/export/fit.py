@@ -1,8 +1,8 @@
 """Whether an exported file fits a board: predicted from its size and shape, and checked by loading it here.
 
-A file is in memory as it was read, and what the engine needs beside it depends on what it is. ONNX Runtime packs the
-weights of matrix products once more for its kernels. llama.cpp maps the file and computes from it; it keeps, for each
-token of the context, keys and values of every layer in 16 bits, and numbers for one batch of 512 tokens.
+A file is mapped or read into memory, and counted as a whole; what the engine needs beside it depends on what it is.
+ONNX Runtime packs the weights of matrix products once more for its kernels. llama.cpp computes from the file; it keeps,
+for each token of the context, keys and values of every layer in 16 bits, and numbers for one batch of 512 tokens.
 onnxruntime-genai keeps them in 32 bits, and numbers for a whole prompt.
 """
 
@@ -62,12 +62,13 @@ class Fit:
     @property
     def problem(self) -> str | None:
         """What does not fit, with the arithmetic; where it was measured, that counts and not the prediction."""
-        needed, how = self.memory, "is predicted to take"
-        if self.measured is not None:
-            needed, how = self.measured + self.unseen, "takes"
-        if needed > self.memory_available:
+        free = f"and {self.memory_available / 1e6:.0f} MB are free"
+        if self.measured is None and self.memory > self.memory_available:
             made_of = " + ".join(f"{name} {value / 1e6:.0f}" for name, value in self.parts.items())
-            return f"it {how} {needed / 1e6:.0f} MB ({made_of}), and {self.memory_available / 1e6:.0f} MB are free"
+            return f"it is predicted to take {self.memory / 1e6:.0f} MB ({made_of}), {free}"
+        if self.measured is not None and self.measured + self.unseen > self.memory_available:
+            more = f", and {self.unseen / 1e6:.0f} MB more are predicted for a prompt that fills its context"
+            return f"it takes {self.measured / 1e6:.0f} MB{more if self.unseen else ''}, {free}"
         if self.storage > self.storage_available:
             return f"it needs {self.storage / 1e6:.0f} MB of storage, and there are {self.storage_available / 1e6:.0f}"
         return None

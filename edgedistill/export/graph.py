@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,12 @@ class Graph:
         self._tensors.append(numpy_helper.from_array(value, name))
         return name
 
-    def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def _node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Adds an operator with one output and returns that one's name."""
-        self._nodes.append(helper.make_node(operator, inputs, [output], f"{output}/{operator}", **attributes))
+        self._nodes.append(helper.make_node(operator, list(inputs), [output], f"{output}/{operator}", **attributes))
         return output
 
-    def _fused(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def _fused(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """The same with an operator of the engine's own."""
         return self._node(operator, inputs, output, domain=FUSED, **attributes)
 

@@ -119,7 +119,7 @@ def export_by(
         ids: token ids of the validation rows, on which the file is judged.
         tolerance: what the file may lose of the figure against the student; None takes each recipe's own.
         calibration: token ids of training rows, from which static recipes and the sensitivity take their measure.
-            Without any, static recipes are passed over and the sensitivity is measured on the rows of `ids`.
+            Without any, recipes that need them are passed over and the sensitivity is measured on the rows of `ids`.
         separator: the piece between the texts of a pair; None for rows of one text.
 
     Raises:
@@ -200,7 +200,7 @@ class _Climb:
     def steps(self, recipes: Sequence[Recipe], *, calibrated: bool) -> Iterator[tuple[Recipe, Collection[str]]]:
         """What to try next, as long as it is asked: so sensitivity is only measured when a recipe has failed."""
         for recipe in recipes:
-            if recipe.scheme == "static" and not calibrated:
+            if recipe.calibrated and not calibrated:
                 continue
             yield recipe, ()
             # Where 4 bits lose too much, 8 come before float32.

@@ -69,6 +69,7 @@ def lint(path: Path, *, recipe: Recipe | None = None, labels: int | None = None)
         *_other_labels(model, labels),
         *_slow_products(model),
         *_left_in_float(model, recipe),
+        *_left_in_bytes(model, recipe),
         *_stray_pairs(model),
         *_idle_casts(model),
         *_unfused(model),
@@ -163,6 +164,16 @@ def _left_in_float(model: ModelProto, recipe: Recipe | None) -> Iterable[Finding
         saved = size * width - size * recipe.bits / 8
         cost = f"{kind} in {user.op_type} {user.name}, {saved / 1e6:.2f} MB more than in {recipe.bits} bits"
         yield Finding(rule="unquantized", where=tensor.name, cost=cost, severity="warning")
+
+
+def _left_in_bytes(model: ModelProto, recipe: Recipe | None) -> Iterable[Finding]:
+    """Matrices whose results lose too much in 4 bits. The head's are meant to stay."""
+    for tensor in model.graph.initializer if recipe is not None and recipe.stored_bits is not None else ():
+        name, _, end = tensor.name.rpartition("_")
+        size = math.prod(tensor.dims)
+        if end == "quantized" and len(tensor.dims) == 2 and size >= LARGE and not name.startswith("head."):
+            cost = f"8 bits on disk, {size / 2e6:.2f} MB more than in 4, in which its results would lose too much"
+            yield Finding(rule="unquantized", where=name, cost=cost, severity="warning")
 
 
 def _stray_pairs(model: ModelProto) -> Iterable[Finding]:

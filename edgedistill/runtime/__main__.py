@@ -153,9 +153,9 @@ def _answer(options: argparse.Namespace) -> int:
             raise Refused(f"{text[:60]!r}: {error}") from error
         if options.json:
             told = {"answer": found.text, "start": found.start, "end": found.end, "score": round(found.score, 4)}
-            print(json.dumps({"question": question, **told}, ensure_ascii=False))
+            print(json.dumps({"question": question, **told}, ensure_ascii=False), flush=True)
         else:
-            print(f"{' '.join(found.text.split())}\t{found.start}\t{found.end}\t{found.score:.3f}")
+            print(f"{' '.join(found.text.split())}\t{found.start}\t{found.end}\t{found.score:.3f}", flush=True)
     return 0
 
 
@@ -235,6 +235,9 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         texts = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in found]
     else:
         texts = [tuple(text) if isinstance(text, list) else text for text in found]
+    wanted = 2 if told.get("task") == READER else None
+    if wanted and not all(isinstance(text, tuple) and len(text) == wanted for text in texts):
+        raise Refused(f"{options.texts} must hold questions with their contexts: [question, context]")
     if options.what == "memory":
         return measure.memory(load, texts)
     if writes:

@@ -9,16 +9,17 @@ after the other, and are read apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-OPSET = 17
+from edgedistill.export.graph import OPSET, Graph
+
 _BEFORE, _OWN, _AFTER = 0, 1, 2
 """Of the three vectors of a piece: for the position after it, for its own, and for the one before it."""
 
@@ -41,14 +42,13 @@ def to_onnx(weights: Mapping[str, Array], path: Path, *, in_8_bits: bool) -> Non
     onnx.save_model(model, str(path))
 
 
-class _Graph:
-    """One graph in the making: nodes and weights in the order in which they are computed."""
+class _Graph(Graph):
+    """The graph of a static student."""
 
     def __init__(self, weights: Mapping[str, Array], *, in_8_bits: bool) -> None:
+        super().__init__()
         self._weights = weights
         self._in_8_bits = in_8_bits
-        self._nodes: list[NodeProto] = []
-        self._tensors: list[TensorProto] = []
 
     def build(self) -> onnx.ModelProto:
         vectors = self._pooled(self._features())
@@ -141,11 +141,3 @@ class _Graph:
 
     def _given(self, name: str) -> str:
         return self._tensor(name, self._weights[name])
-
-    def _tensor(self, name: str, value: Array) -> str:
-        self._tensors.append(numpy_helper.from_array(value, name))
-        return name
-
-    def _node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        self._nodes.append(helper.make_node(operator, list(inputs), [output], f"{output}/{operator}", **attributes))
-        return output

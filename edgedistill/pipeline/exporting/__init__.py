@@ -205,7 +205,7 @@ def _suits(kind: Kind, recipe: Recipe) -> bool:
     """Whether a recipe's scheme is one for a kind of model."""
     if kind == "static classifier":  # has no layers to quantize
         return recipe.scheme in (TABLES, "none")
-    return recipe.scheme != TABLES and not (kind == "text-to-text" and recipe.scheme == "static")  # not calibrated
+    return recipe.scheme != TABLES and not (kind == "text-to-text" and recipe.calibrated)
 
 
 def _found(checkpoint: str) -> tuple[Path, Kind]:

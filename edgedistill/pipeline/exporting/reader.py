@@ -96,7 +96,8 @@ def reader(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], devic
     def check(bundle: Path, exported: Exported) -> OnTarget:
         each = facts.shape.macs(round(statistics.mean(pieces)), spans=True)
         some = spread(rows, max(1, min(EMULATED_ROWS, int(EMULATED_MACS / each))))
-        here = [Reader(bundle, threads=1)(row.question, row.context) for row in some]
+        reader = Reader(bundle, threads=1)
+        here = [reader(row.question, row.context) for row in some]
         return target.kept_equal(
             bundle,
             exported.sha256,

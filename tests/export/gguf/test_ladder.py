@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from edgedistill.export.gguf.ladder import Judged, Original, export
 from safetensors.torch import load_file, save_file
 
 from edgedistill import catalog
+from edgedistill.export.decoder import llama
+from edgedistill.export.decoder.ladder import Judged, Original, export
 from edgedistill.store import Store, file_sha256
 from edgedistill.types import Exported
 from tests.export.gguf.checkpoints import PROMPTS
@@ -29,7 +30,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def exported(checkpoint: Path, store: Store) -> Exported:
     original = Original(checkpoint, file_sha256(checkpoint / "model.safetensors"), Judged(prompts=tuple(PROMPTS)))
-    made, _ = export(original, RECIPES, tolerance=TOLERANCE, store=store)
+    made, _ = export(llama, original, RECIPES, tolerance=TOLERANCE, store=store)
     return made
 
 

@@ -8,97 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from edgedistill.types.catalog import Device as Device
+from edgedistill.types.catalog import Fact as Fact
+from edgedistill.types.catalog import Recipe as Recipe
+from edgedistill.types.catalog import Workload as Workload
+
 Kind = Literal["measured", "emulated", "predicted"]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
-    """A value of a device profile with where it was read.
-
-    `trust` is "source" when the page named says so, "assumed" when it is general knowledge or our own choice.
-    """
-
-    value: float
-    source: str
-    trust: Literal["source", "assumed"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """A target: what it computes with, how much it holds, and what a user expects of it."""
-
-    name: str
-    title: str
-    aliases: tuple[str, ...]
-    isa: tuple[str, ...]
-    emulated_cpu: str | None
-    cores: int
-    ram_bytes: int
-    ram_usable_bytes: int
-    storage_bytes: int
-    bandwidth_bytes_s: float
-    gops: Mapping[str, Fact]
-    engines: tuple[str, ...]
-    budget: Mapping[str, float]
-    sources: Mapping[str, str]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """One way to write a student into a file for one engine.
-
-    Attributes:
-        bits: of the weights of matrix products.
-        stored_bits: of those weights in the file, where the engine widens them while it loads; None is as `bits`.
-        embedding_bits: of the embedding table; None leaves it to the scheme.
-        calibration: how a static scheme finds the range of activations on rows.
-        on_request: only tried when it is asked for by name.
-    """
-
-    name: str
-    format: Literal["onnx", "gguf", "safetensors"]
-    engine: str
-    bits: int
-    scheme: str
-    per_channel: bool
-    reduce_range: bool
-    needs_isa: tuple[str, ...]
-    tolerance: float
-    embedding_bits: int | None = None
-    calibration: Literal["percentile", "entropy"] | None = None
-    on_request: bool = False
-    stored_bits: int | None = None
-
-    @property
-    def file_bits(self) -> int:
-        """Of each weight of a matrix product, in the file."""
-        return self.stored_bits or self.bits
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether it looks at rows."""
-        return self.scheme == "static" or self.stored_bits is not None
-
-    @property
-    def table_bits(self) -> int:
-        """Of each number of the embedding table."""
-        return self.embedding_bits or self.bits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What a benchmark runs: which rows, how many, with how many threads."""
-
-    name: str
-    task: str
-    rows: int
-    batch_rows: int
-    threads: int
-    rounds: int
-    seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
