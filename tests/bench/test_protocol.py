@@ -115,9 +115,11 @@ def test_rows_are_taken_from_all_over() -> None:
 def draft(folder: Path) -> Output:
     """As much of a bundle as is looked at before it is measured."""
     folder.mkdir()
-    content = {"model": {"file": "model.onnx", "recipe": "int8"}, "engine": {"name": "onnxruntime"}}
+    content = {"model": {"file": "model/model.onnx", "recipe": "int8"}, "engine": {"name": "onnxruntime"}}
     (folder / "manifest.json").write_text(json.dumps(content))
-    (folder / "model.onnx").write_bytes(b"1234")
+    (folder / "model").mkdir()
+    (folder / "model" / "model.onnx").write_bytes(b"123")
+    (folder / "model" / "model.onnx.data").write_bytes(b"4")
     (folder / "tokenizer.json").write_bytes(b"56")
     return Output(path=folder, sha256=str(hashes(folder)), cached=False, seconds=0.0)
 
