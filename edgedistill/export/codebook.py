@@ -86,7 +86,7 @@ def encode(
     size = np.where(size == 0, 1, size)
     pairs = (weight / size).reshape(-1, 2).astype(np.float32)
     centres = _fitted(pairs[:: -(-len(pairs) // SAMPLE)])
-    unit = min(float(np.abs(centres).max()), MOST) / largest
+    unit = (min(float(np.abs(centres).max()), MOST) or 1) / largest
     book = np.clip(np.rint(centres / unit), -largest, largest).astype(np.int8)
     units = weight / (size * unit)
     if moments is None:
@@ -115,7 +115,7 @@ def _compensated(units: Array, book: NDArray[np.int8], moments: Array) -> NDArra
     GPTQ (Frantar et al., 2022), with pairs from a codebook in place of rounded numbers, the strongest inputs first.
     """
     order = np.argsort(-np.diag(moments), kind="stable")
-    damped = moments[np.ix_(order, order)] + DAMPING * np.diag(moments).mean() * np.eye(len(order))
+    damped = moments[np.ix_(order, order)] + DAMPING * (np.diag(moments).mean() or 1) * np.eye(len(order))
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
     left = units[order].astype(np.float64)
     codes = np.empty((len(order), units.shape[1] // 2), dtype=np.int64)

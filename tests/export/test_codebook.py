@@ -74,6 +74,13 @@ def test_weights_that_are_coded_make_up_for_those_before() -> None:
     assert found[False] < 0.5 * found[True]
 
 
+def test_a_matrix_of_zeros_and_inputs_that_are_never_there_are_coded_too() -> None:
+    for weight in (np.zeros((32, 8), dtype=np.float32), CHANCE.standard_normal((32, 8)).astype(np.float32)):
+        codes, book, scales = encode(weight, LARGEST, np.zeros((32, 32)))
+        assert codes.shape == (32, 4)
+        assert np.isfinite(book[codes].reshape(weight.shape) * scales).all()
+
+
 def test_a_matrix_that_would_lose_too_much_keeps_its_bytes() -> None:
     weight = (CHANCE.standard_normal((512, 64)) ** 5).astype(np.float32)  # many sizes, none of them rare
     model = model_of(weight)

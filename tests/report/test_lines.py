@@ -10,7 +10,7 @@ import pytest
 from edgedistill.terminal import Lines
 
 NOTE = (
-    "1081 train, 310 validation, 31 labels, 7 rejected: /home/someone/work/.edgedistill/outputs/rows-1f/rejected.jsonl"
+    "1081 train, 310 validation, 31 labels, 7 rejected: a/folder/of/theirs/.edgedistill/outputs/rows-1f/rejected.jsonl"
 )
 
 
