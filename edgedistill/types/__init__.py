@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -12,8 +11,19 @@ from edgedistill.types.catalog import Device as Device
 from edgedistill.types.catalog import Fact as Fact
 from edgedistill.types.catalog import Recipe as Recipe
 from edgedistill.types.catalog import Workload as Workload
+from edgedistill.types.figures import Estimate as Estimate
+from edgedistill.types.figures import Kind as Kind
+from edgedistill.types.figures import Measurement as Measurement
+from edgedistill.types.figures import NotMeasured as NotMeasured
+from edgedistill.types.results import Cell as Cell
+from edgedistill.types.results import Comparison as Comparison
+from edgedistill.types.results import Contender as Contender
+from edgedistill.types.results import DeviceRun as DeviceRun
+from edgedistill.types.results import Ratio as Ratio
+from edgedistill.types.results import Result as Result
+from edgedistill.types.results import Taken as Taken
+from edgedistill.types.results import What as What
 
-Kind = Literal["measured", "emulated", "predicted"]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -119,34 +129,6 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """One number with the samples it came from.
-
-    `kind` says where the clock stood: on the device itself, under emulation, or in the predictor's head.
-    """
-
-    name: str
-    unit: str
-    kind: Kind
-    values: tuple[float, ...]
-    interval: tuple[float, float] | None = None
-    stable: bool = True
-    median: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "median", statistics.median(self.values))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotMeasured:
-    """A number that is missing, with the reason and, where there is one, the remedy."""
-
-    name: str
-    reason: str
-    remedy: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What will be built for a device, what it should cost there, and why it was chosen."""
 
@@ -187,15 +169,6 @@ class Bundle:
 
     path: Path
     manifest: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A figure with its 95 % interval; all three in the unit that the field around it names."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,118 @@
+"""What a link can do: find out about a device, put a bundle there, and run one cell at a time in a fresh process.
+
+Where the device runs Python, the measuring program is the bundle's own `runtime`, and a link only has to carry files
+and start it: `PythonLink`. A browser runs a page instead, and implements `Link` itself.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from edgedistill.types import Cell, Kind, What
+
+Facts = Mapping[str, Any]
+"""What a device tells about itself: machine, system, python, cores, ram_bytes, packages, and what else it knows."""
+
+TIMEOUT_PER_ROW_S = 20.0
+LONGEST_S = 3600.0
+EVERYTHING: frozenset[What] = frozenset({"timing", "memory", "answers", "writing"})
+
+
+class Link(ABC):
+    """One device. Use it as a context manager: what it put there for measuring is removed at the end.
+
+    Attributes:
+        address: as the user wrote it.
+        kind: of the figures that come from it.
+        title: what people read in a table's head.
+        can: what it may be asked for; a cell of another kind is not run, and the result says why.
+    """
+
+    kind: ClassVar[Kind] = "measured"
+    can: ClassVar[frozenset[What]] = EVERYTHING
+
+    def __init__(self, address: str, title: str) -> None:
+        self.address = address
+        self.title = title
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    @abstractmethod
+    def look(self, bundle: Path | None = None) -> Facts:
+        """Looks before anything is copied: can the device run this bundle?
+
+        Raises:
+            StageError: it cannot be reached, or it lacks something; all problems at once, each with its remedy.
+        """
+
+    @abstractmethod
+    def measure(self, bundle: Path, texts: Sequence[Any], cell: Cell) -> Mapping[str, Any]:
+        """Runs one cell in a fresh process. The bundle is put there first, once.
+
+        Returns:
+            The raw samples, as `edgedistill.runtime.measure` describes them.
+
+        Raises:
+            StageError: the link broke; nothing of the cell is kept.
+            EngineCrashed: the process died.
+        """
+
+    def close(self) -> None:
+        """Removes what was put there for measuring."""
+        return
+
+
+class PythonLink(Link):
+    """A device that runs Python: files are put there, and programs started."""
+
+    @abstractmethod
+    def put(self, folder: Path) -> str:
+        """Makes the files of a local folder be there, byte for byte, once; files that are there are not sent again.
+
+        Returns:
+            Where they lie, in the device's own words.
+        """
+
+    @abstractmethod
+    def python(
+        self, arguments: Sequence[str], *, where: str, files: Mapping[str, bytes], timeout_s: float, threads: int
+    ) -> str:
+        """Runs Python there in a fresh process and returns what it printed.
+
+        Args:
+            arguments: behind the interpreter. `{files}` in one of them stands for the folder that holds `files`.
+            where: the working folder, as `put` named it.
+            files: small ones that are there for this call alone, by name.
+            threads: the most that an engine may start.
+        """
+
+    def measure(self, bundle: Path, texts: Sequence[Any], cell: Cell) -> Mapping[str, Any]:
+        """Runs `python -m runtime measure` of the bundle itself."""
+        where = self.put(bundle)
+        request = {
+            "within": cell.within,
+            "limit_s": cell.limit_s,
+            "batch_rows": cell.batch_rows,
+            "prompt_tokens": list(cell.prompt_tokens),
+            "new_tokens": cell.new_tokens,
+        }
+        files = {"texts.json": json.dumps(list(texts)).encode(), "cell.json": json.dumps(request).encode()}
+        arguments = ["-m", "runtime", "--threads", str(cell.threads), "measure", "--what", cell.what]
+        out = self.python(
+            [*arguments, "--texts", "{files}/texts.json", "--cell", "{files}/cell.json"],
+            where=where,
+            files=files,
+            timeout_s=max(LONGEST_S, TIMEOUT_PER_ROW_S * len(texts)),
+            threads=cell.threads,
+        )
+        found: Mapping[str, Any] = json.loads(out)
+        return found
