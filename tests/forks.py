@@ -1,0 +1,44 @@
+"""Processes that are killed again and again: forks of one that has imported what they need.
+
+To import torch and transformers takes longer than what these processes live for.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerProcess as Fork
+from pathlib import Path
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def start(preloaded: Sequence[str], folder: Path, what: Callable[..., Any], *arguments: Any) -> Fork:
+    """A process in a folder, that says nothing.
+
+    Args:
+        preloaded: the modules it needs. Where a server runs already, they are those that its first process needed.
+        what: a function of a module that is cheap to import.
+    """
+    CONTEXT.set_forkserver_preload([*preloaded])
+    child = CONTEXT.Process(target=_alone, args=(folder, what, *arguments))
+    child.start()
+    return child
+
+
+def kill(child: Fork) -> None:
+    """Kills a process as a power cut does."""
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+
+
+def _alone(folder: Path, what: Callable[..., Any], *arguments: Any) -> None:
+    os.chdir(folder)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nothing, stream)
+    what(*arguments)
