@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
 import string
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,25 @@ def one_thread() -> None:
     """
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """So that nobody waits for the disk: what a killed process has written is safe with the system."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_old_to_collect() -> None:
+    """So that whoever collects garbage looks at what is new since the file before.
+
+    accelerate does so after each training, and to look at all that torch and transformers import takes longer than a
+    tiny training.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def tiny_tokenizer() -> Tokenizer:

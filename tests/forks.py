@@ -5,6 +5,7 @@ To import torch and transformers takes longer than what these processes live for
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -37,6 +38,7 @@ def kill(child: Fork) -> None:
 
 
 def _alone(folder: Path, what: Callable[..., Any], *arguments: Any) -> None:
+    gc.freeze()  # accelerate collects garbage after each training, and need not look at what was imported
     os.chdir(folder)
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):

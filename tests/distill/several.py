@@ -6,6 +6,7 @@ several.py TEACHER ROWS KILLED_AT TRAINING... where KILLED_AT is a step, or 0, a
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -158,6 +159,7 @@ def train(lesson: str, teacher: Path, rows: Path, folder: Path, parts: int, kill
 
 
 def main(teacher: Path, rows: Path, killed_at: int, trainings: Sequence[str]) -> None:
+    gc.freeze()  # accelerate collects garbage after each training, and need not look at what was imported
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_cpus()
     for training in trainings:
