@@ -5,14 +5,16 @@ To import torch and transformers takes longer than what these processes live for
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess as Fork
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -31,9 +33,11 @@ def start(preloaded: Sequence[str], folder: Path, what: Callable[..., Any], *arg
 
 
 def kill(child: Fork) -> None:
-    """Kills a process as a power cut does."""
-    assert child.pid is not None
-    os.kill(child.pid, signal.SIGKILL)
+    """Kills a process and all that it has started, as a power cut does."""
+    family = psutil.Process(child.pid)
+    for one in (family, *family.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
     child.join()
 
 
