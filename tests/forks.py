@@ -23,10 +23,10 @@ def start(preloaded: Sequence[str], folder: Path, what: Callable[..., Any], *arg
     """A process in a folder, that says nothing.
 
     Args:
-        preloaded: the modules it needs. Where a server runs already, they are those that its first process needed.
-        what: a function of a module that is cheap to import.
+        preloaded: the modules it needs, beside that of `what`. Where a server runs already, they are those that its
+            first process needed, and others are imported by each.
     """
-    CONTEXT.set_forkserver_preload([*preloaded])
+    CONTEXT.set_forkserver_preload([what.__module__, *preloaded])
     child = CONTEXT.Process(target=_alone, args=(folder, what, *arguments))
     child.start()
     return child

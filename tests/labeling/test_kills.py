@@ -18,7 +18,7 @@ from tests.labeling.server import Endpoint
 
 KILLS = 50
 ROWS = 500
-IMPORTED = ("edgedistill.labeling.label",)
+IMPORTED = ("aiohttp", "edgedistill.teachers.api")
 
 
 def answered(journal: Path) -> set[str]:
