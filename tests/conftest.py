@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
 import string
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,24 @@ FILLER = ["the", "please", "now", "a", "in", "kitchen", "hall", "my", "turn", "m
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
+LONGEST = (
+    "test_several.py",
+    "test_build_kills.py",
+    "test_house.py",
+    "test_pipeline.py",
+    "pipeline/test_exporting.py",
+    "pipeline/test_distilling.py",
+    "pipeline/test_several_teachers.py",
+    "links/test_emulated.py",
+    "labeling/test_build.py",
+    "labeling/test_command.py",
+)
+"""Files that take longer than others, from the longest down."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that takes minutes comes first, so that two processes end at about the same time."""
-    items.sort(key=lambda item: item.path.name != "test_build_kills.py")
+    """The longest files come first, so that two processes end at about the same time."""
+    items.sort(key=lambda item: next((i for i, end in enumerate(LONGEST) if item.path.match(end)), len(LONGEST)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,6 +54,25 @@ def one_thread() -> None:
     """
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """So that nobody waits for the disk: what a killed process has written is safe with the system."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_old_to_collect() -> None:
+    """So that whoever collects garbage looks at what is new since the file before.
+
+    accelerate does so after each training, and to look at all that torch and transformers import takes longer than a
+    tiny training.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def tiny_tokenizer() -> Tokenizer:

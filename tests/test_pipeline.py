@@ -303,10 +303,11 @@ def test_a_bundle_runs_where_only_its_requirements_are_installed(
     project: Path, built: pipeline.Built, tmp_path: Path
 ) -> None:
     shutil.copytree(project / built.bundle, tmp_path / "bundle")
-    venv.create(tmp_path / "venv", with_pip=True)
+    venv.create(tmp_path / "venv")
     python = str(tmp_path / "venv" / "bin" / "python")
     requirements = str(tmp_path / "bundle" / "requirements.txt")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True, capture_output=True)
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
+    subprocess.run([*pip, "-r", requirements], check=True, capture_output=True)
     done = subprocess.run(
         [python, "-m", "runtime", "predict", "anything"],
         cwd=tmp_path / "bundle",
@@ -319,7 +320,10 @@ def test_a_bundle_runs_where_only_its_requirements_are_installed(
     assert missing.returncode != 0
 
 
-def test_a_missed_goal_is_said_and_ends_with_status_3(tmp_path: Path, tiny_rows: Path, tiny_teacher: Path) -> None:
+def test_a_missed_goal_is_said_and_ends_with_status_3(
+    tmp_path: Path, tiny_rows: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path / "none"))  # nothing is emulated
     write_config(tmp_path, tiny_rows, tiny_teacher, epochs=1, retained=1.0)
     (tmp_path / "edgedistill.toml").write_text(
         (tmp_path / "edgedistill.toml").read_text().replace("latency_ratio = 0.01", "latency_ratio = 1e9")

@@ -59,6 +59,7 @@ class Gguf:
                 str(path),
                 n_ctx=settings.context,
                 n_threads=settings.threads,
+                n_threads_batch=settings.threads,  # for prompts; else all cores
                 logits_all=bool(settings.logprobs),
                 verbose=False,
                 seed=0,

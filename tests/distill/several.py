@@ -1,11 +1,16 @@
-"""One of several processes that train a tiny model: several.py LESSON TEACHER ROWS WORK RESULT PARTS [KILLED_AT]."""
+"""One of several processes that train tiny models, one after the other, because to start takes longer than to train.
+
+several.py TEACHER ROWS KILLED_AT TRAINING... where KILLED_AT is a step, or 0, and each training is LESSON:PARTS:FOLDER.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +38,8 @@ from edgedistill.types import silent
 from tests.distill import lessons
 
 LABELS = ("door", "light", "music")
+RESULT = "curve.json"
+WORK = "work"
 
 
 Taught = tuple[PreTrainedModel, Lesson, Score | None]
@@ -125,13 +132,10 @@ def watched(lesson: Lesson) -> set[bool]:
     return found
 
 
-def main(
-    lesson: str, teacher: Path, rows: Path, work: Path, result: Path, parts: int, killed_at: int | None = None
-) -> None:
+def train(lesson: str, teacher: Path, rows: Path, folder: Path, parts: int, killed_at: int) -> None:
     """Trains, and writes the curve where this process leads, and everywhere the weights."""
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        shard_on_cpus()
-    model, taught, score = LESSONS[lesson](teacher, rows, work)
+    torch.manual_seed(0)  # so that no training depends on those before it
+    model, taught, score = LESSONS[lesson](teacher, rows, folder / WORK)
     sharded = watched(taught)
     # A step has a row for each part of each process at least, or it would be cut elsewhere.
     epochs, batch_tokens = (2, 64) if lesson == "classes" else (3, 320)
@@ -144,14 +148,25 @@ def main(
         parts=parts,
         patience=None if score is None else epochs,
     )
-    progress = silent if killed_at is None else lessons.killed_at(killed_at)
-    curve = fit(model, taught, schedule, work=work, score=score, progress=progress)
+    progress = lessons.killed_at(killed_at) if killed_at else silent
+    curve = fit(model, taught, schedule, work=folder / WORK, score=score, progress=progress)
     weights = {name: parameter.data.clone() for name, parameter in model.named_parameters()}
-    save_file(weights, result.with_name(f"weights-{process_rank()}.safetensors"))
+    save_file(weights, folder / f"weights-{process_rank()}.safetensors")
     if process_rank() == 0:
         processes = distributed.get_world_size() if distributed.is_initialized() else 1
-        result.write_text(json.dumps({"processes": processes, "sharded": sorted(sharded), "curve": curve}))
+        found = {"processes": processes, "sharded": sorted(sharded), "curve": curve}
+        (folder / RESULT).write_text(json.dumps(found))
+
+
+def main(teacher: Path, rows: Path, killed_at: int, trainings: Sequence[str]) -> None:
+    gc.freeze()  # accelerate collects garbage after each training, and need not look at what was imported
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        shard_on_cpus()
+    for training in trainings:
+        lesson, parts, folder = training.split(":", maxsplit=2)
+        with contextlib.suppress(lessons.Killed):  # nothing but the folder outlives it: a model is made anew
+            train(lesson, teacher, rows, Path(folder), int(parts), killed_at)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(Path, sys.argv[2:6]), *map(int, sys.argv[6:]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

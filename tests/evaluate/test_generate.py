@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -38,11 +39,16 @@ def alone(model: PreTrainedModel, prompt: list[int], room: int) -> list[int]:
     return text[len(prompt) :]
 
 
+@functools.cache
+def all_alone(family: str) -> list[list[int]]:
+    model = decoder(family)
+    return [alone(model, prompt, 12) for prompt in prompts()]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("batch_tokens", [1, 100, 100_000])
 def test_answers_are_those_of_one_prompt_at_a_time(family: str, batch_tokens: int) -> None:
-    model = decoder(family)
-    expected = [alone(model, prompt, 12) for prompt in prompts()]
+    model, expected = decoder(family), all_alone(family)
     assert len({len(answer) for answer in expected}) > 1, "rows must end at different steps to try anything"
     found = generate(model, prompts(), ends=ENDS, max_new_tokens=12, batch_tokens=batch_tokens)
     assert found == expected

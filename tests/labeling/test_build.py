@@ -35,8 +35,9 @@ def gold(text: str) -> str:
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_rows: Path, tiny_teacher: Path) -> Path:
-    """A project whose training and validation rows have no labels."""
+def project(tmp_path: Path, tiny_rows: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose training and validation rows have no labels; nothing is emulated."""
+    monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path / "none"))
     rows = tmp_path / "rows"
     shutil.copytree(tiny_rows, rows)
     for split in ("train", "validation"):

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from edgedistill.config import Request
+from edgedistill.labeling import label
+from edgedistill.labeling.journal import Journal
+from tests import forks
 from tests.labeling.conftest import Run, Write, request, written
 from tests.labeling.server import Endpoint
 
 KILLS = 50
 ROWS = 500
-CHILD = """
-import sys
-from pathlib import Path
-from edgedistill.config import Request
-from edgedistill.labeling import label
-from edgedistill.labeling.journal import Journal
-
-request = Request.model_validate_json(sys.argv[1])
-folder = Path(sys.argv[2])
-for name in ("out", "work"):
-    (folder / name).mkdir(parents=True, exist_ok=True)
-with Journal(folder / "journal.sqlite") as journal:
-    label.label(request, folder / "out", journal, work=folder / "work", pause_s=0.02)
-"""
+IMPORTED = ("aiohttp", "edgedistill.teachers.api")
 
 
 def answered(journal: Path) -> set[str]:
@@ -50,18 +38,19 @@ def test_fifty_kills_change_no_row_and_no_answer_is_asked_for_twice(rows: Write,
     journal = folder / "journal.sqlite"
     with Endpoint(unusable=5, delay_s=0.02).running() as endpoint:
         wanted = request(path, endpoint.url, teacher={"concurrency": 4})
-        command = [sys.executable, "-c", CHILD, wanted.model_dump_json(), str(folder)]
+        again = (IMPORTED, folder, label_into, wanted.model_dump_json(), folder)
         for kill in range(KILLS):
             known = answered(journal) if journal.exists() else set()
             before = len(endpoint.keys)
-            child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            child = forks.start(*again)
             wait_for(endpoint, before + chance.randint(0, 2 * ROWS // KILLS - 4), child)
             time.sleep(chance.random() * 0.02)
-            child.send_signal(signal.SIGKILL)
-            child.wait()
+            forks.kill(child)
             assert not known & set(endpoint.keys[before:]), f"kill {kill}: an answer was asked for again"
         assert 0 < len(answered(journal)) < ROWS, "the kills came too late or too early to say anything"
-        subprocess.run(command, check=True)
+        child = forks.start(*again)
+        child.join()
+        assert child.exitcode == 0
         # What was under way at a kill is asked again, under the same Idempotency-Key; nothing else is.
         assert len(endpoint.charged) == ROWS
         assert len(endpoint.keys) <= ROWS + KILLS * 4
@@ -69,7 +58,14 @@ def test_fifty_kills_change_no_row_and_no_answer_is_asked_for_twice(rows: Write,
     assert (folder / "out" / "rejected.jsonl").read_bytes() == (whole.folder / "rejected.jsonl").read_bytes()
 
 
-def wait_for(endpoint: Endpoint, asked: int, child: subprocess.Popen[bytes]) -> None:
+def label_into(wanted: str, folder: Path) -> None:
+    for name in ("out", "work"):
+        (folder / name).mkdir(exist_ok=True)
+    with Journal(folder / "journal.sqlite") as journal:
+        label.label(Request.model_validate_json(wanted), folder / "out", journal, work=folder / "work", pause_s=0.02)
+
+
+def wait_for(endpoint: Endpoint, asked: int, child: forks.Fork) -> None:
     """Waits until the endpoint was asked so often, or the child has ended."""
-    while len(endpoint.keys) < asked and child.poll() is None:
+    while len(endpoint.keys) < asked and child.is_alive():
         time.sleep(0.002)

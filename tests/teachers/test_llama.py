@@ -66,6 +66,11 @@ def test_the_same_request_is_answered_alike_whatever_was_asked_in_between(teache
     assert answers(teacher, other, warm, first)[1:] == before[::-1]
 
 
+def test_prompts_too_are_read_with_the_threads_that_were_given(teacher: Gguf) -> None:
+    threads = teacher._model.context_params
+    assert (threads.n_threads, threads.n_threads_batch) == (1, 1)
+
+
 def test_requests_at_the_same_time_take_turns(teacher: Gguf) -> None:
     asks = [ask(text, max_tokens=3) for text in ("Hi", "One, two")]
     alone = answers(teacher, *asks)
