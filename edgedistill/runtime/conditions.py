@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .energy import NOT_MOVED, Counter, Gauge, gauged
-from .system import ROOT, asked, number, text
+from .system import BOARD, ROOT, asked, number, text
 
 CORE = re.compile(r"cpu|soc|core|pkg|tsens|big|little", re.IGNORECASE)
 """Thermal zones of a processor, by what boards, laptops and phones call them."""
@@ -123,7 +123,7 @@ def temperature_c(root: Path = ROOT) -> float | None:
 
 def throttled(root: Path = ROOT) -> list[str] | None:
     """Why the processor may not run as fast as it could; [] says that it may."""
-    said = asked(["vcgencmd", "get_throttled"]) if (root / "proc/device-tree/model").exists() else None
+    said = asked(["vcgencmd", "get_throttled"]) if text(root / BOARD) is not None else None
     if said is not None and (names := throttled_names(said)) is not None:
         return names
     states = [

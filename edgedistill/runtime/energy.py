@@ -8,6 +8,7 @@ for that of the timed part. What is measured, the processor alone or the whole b
 """
 
 import math
+import os
 import re
 import threading
 import time
@@ -17,7 +18,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from .system import ROOT, asked, number, text
+from .system import BOARD, ROOT, asked, number, text
 
 GAUGED_S = 4.0
 """How long work is repeated under a gauge, and after how long it is read again."""
@@ -107,7 +108,7 @@ def rapl(root: Path = ROOT) -> Counter | str | None:
 
 def pmic(root: Path = ROOT) -> Gauge | None:
     """The power chip of a Raspberry Pi 5. What USB devices take does not run through it."""
-    if not (root / "proc/device-tree/model").exists() or pmic_watts(asked(PMIC)) is None:
+    if text(root / BOARD) is None or pmic_watts(asked(PMIC)) is None:
         return None
     return Gauge(source="Raspberry Pi 5 power chip, all its rails", watts=lambda: pmic_watts(asked(PMIC)))
 
@@ -149,10 +150,10 @@ def _rails(chip: Path) -> dict[str, Callable[[], float | None]]:
         channel = current.name.removeprefix("curr").removesuffix("_input")
         label = text(chip / f"in{channel}_label") or f"channel {channel}"
         voltage = chip / f"in{channel}_input"
-        if label != "NC" and voltage.exists():
+        if label != "NC" and text(voltage) is not None:
             found[label] = partial(_product, current, voltage)
     power = chip / "power1_input"
-    if not found and power.exists():
+    if not found and text(power) is not None:
         found["power1"] = partial(_product, power)
     return found
 
@@ -164,7 +165,7 @@ def battery(root: Path = ROOT) -> Counter | Gauge | str | None:
             if text(folder / "status") in CHARGING:
                 return "the battery is charging, so it does not tell what the device takes; unplug it"
             return Gauge(source="battery, whole device", watts=partial(battery_watts, folder))
-    said = dumpsys(asked(DUMPSYS)) if (root / "system/bin/dumpsys").exists() else None
+    said = dumpsys(asked(DUMPSYS)) if os.access(root / "system/bin/dumpsys", os.F_OK) else None
     if said is None:
         return None
     if said[1]:

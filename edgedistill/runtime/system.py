@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path("/")
+BOARD = "proc/device-tree/model"
+"""The name of a board, where there is one: a Raspberry Pi's own program is asked nowhere else."""
 TIMEOUT_S = 5.0
 
 
