@@ -93,7 +93,8 @@ LLAMA_LOOP = """
 import json, random, sys, time
 import llama_cpp as c
 file, threads, depth, new, answers = sys.argv[1].encode(), *map(int, sys.argv[2:6])
-c.llama_log_set(c.llama_log_callback(lambda *_: None), None)
+silent = c.llama_log_callback(lambda *_: None)
+c.llama_log_set(silent, None)
 c.llama_backend_init()
 model = c.llama_model_load_from_file(file, c.llama_model_default_params())
 settings = c.llama_context_default_params()
