@@ -142,7 +142,7 @@ def tokens_a_second(bundles: dict[str, Path], conversations: list[Any]) -> dict[
     for _ in range(ROUNDS):
         chance.shuffle(order)
         for name in order:
-            samples[name] += run_bundle(bundles[name], conversations, "writing")["tokens_s"]
+            samples[name] += run_bundle(bundles[name], conversations, "writing")["prompts"][0]["decode_tokens_s"]
     return samples
 
 

@@ -1,33 +1,17 @@
 """The commands of a bundle: `python -m runtime predict "text"`, `chat`, `measure`, `info`."""
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any
+
+from .engines import READER, TEXT_TO_TEXT, WRITERS, Refused, labels, manifest, rewriter, writer
 
 HERE = Path(__file__).resolve().parent.parent
 """The bundle: the folder that holds `runtime/`."""
-WRITERS = {"llama-cpp-python": "engine_llama", "onnxruntime-genai": "engine_genai"}
-"""What answers conversations in text, by the engine that the manifest names."""
-TEXT_TO_TEXT = "text-to-text"
-"""The task of a bundle whose model writes a text for a text, and takes no conversation."""
 STDIN = "-"
 """In the place of texts: they come from standard input."""
-READER = "reader"
-"""The task of a bundle whose model points at the answer to a question in a context."""
-CLASSIFIERS = {"onnxruntime": "engine_onnx", "numpy": "engine_static"}
-"""What labels texts, by the engine that the manifest names."""
-MEASURED_TOKENS = 32
-"""Of each answer that is measured."""
-
-
-class Refused(Exception):
-    """What was asked for is not something that this bundle does. The message says what is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,8 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a JSON list of texts, of pairs of texts, such as a question and its context, or of conversations: lists "
         "of turns with role and content",
     )
-    measure.add_argument("--batch-rows", type=int, default=32)
+    measure.add_argument("--batch-rows", type=int, default=32, help="texts a call when throughput is measured")
     measure.add_argument("--what", choices=["timing", "memory", "answers", "writing"], default="timing")
+    measure.add_argument(
+        "--cell",
+        type=Path,
+        help="a JSON object: within (repeat until the 95 %% interval of the median is this share of it to either side; "
+        "null: each text once), limit_s, batch_rows, and of a model that writes prompt_tokens (a list of lengths) and "
+        "new_tokens (at least 2)",
+    )
     commands.add_parser("info", help="print what the bundle is")
     options = parser.parse_args(arguments)
     try:
@@ -78,25 +69,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if options.command == "info":
-        manifest = _manifest(options)
-        print(json.dumps({key: manifest[key] for key in ("name", "target", "engine", "model")}, indent=2))
+        told = manifest(options.bundle)
+        print(json.dumps({key: told[key] for key in ("name", "target", "engine", "model")}, indent=2))
         return 0
     if options.command == "chat":
         _chat(options)
         return 0
     if options.command == "measure":
-        print(json.dumps(_measure(options)))
+        from . import cell
+
+        asked = {"batch_rows": options.batch_rows} | ({} if options.cell is None else cell.read(options.cell))
+        print(json.dumps(cell.run(options.bundle, options.threads, options.what, options.texts, asked)))
         return 0
-    task = _manifest(options).get("task")
+    task = manifest(options.bundle).get("task")
     if options.context is not None and task != READER:
         raise Refused("its model answers no questions; leave --context out")
     if task == TEXT_TO_TEXT:
         return _rewrite(options)
-    if _manifest(options)["engine"]["name"] in WRITERS:
+    if manifest(options.bundle)["engine"]["name"] in WRITERS:
         raise Refused("its model answers conversations; use chat")
     if task == READER:
         return _answer(options)
-    engine = _engine(options)
+    engine = labels(options.bundle)
     classifier = engine.Classifier(options.bundle, threads=options.threads)
     for text in _texts(options):
         scores = engine.probabilities(classifier([_pair(text) if classifier.pairs else text]))[0]
@@ -126,19 +120,9 @@ def _pair(text: str) -> tuple[str, str]:
     return first, second
 
 
-def _manifest(options: argparse.Namespace) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((options.bundle / "manifest.json").read_text(encoding="utf-8"))
-    return manifest
-
-
-def _engine(options: argparse.Namespace) -> Any:
-    """The module that labels texts."""
-    return importlib.import_module(f"{__package__}.{CLASSIFIERS[_manifest(options)['engine']['name']]}")
-
-
 def _answer(options: argparse.Namespace) -> int:
     """Finds the answers to some questions."""
-    reader = _engine(options).Reader(options.bundle, threads=options.threads)
+    reader = labels(options.bundle).Reader(options.bundle, threads=options.threads)
     try:
         shared = None if options.context is None else options.context.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -161,24 +145,15 @@ def _answer(options: argparse.Namespace) -> int:
 
 def _rewrite(options: argparse.Namespace) -> int:
     """Writes a text for each of some texts."""
-    engine = importlib.import_module(f"{__package__}.engine_seq2seq")
-    model = engine.TextToText(options.bundle, threads=options.threads)
+    model = rewriter(options.bundle, options.threads)
     for text in _texts(options):
         answer = "".join(model.stream(text))
         print(json.dumps({"text": text, "answer": answer}, ensure_ascii=False) if options.json else answer, flush=True)
     return 0
 
 
-def _writer(options: argparse.Namespace) -> Any:
-    """What answers conversations in text."""
-    name = _manifest(options)["engine"]["name"]
-    if name not in WRITERS:
-        raise Refused(f"its engine {name} writes no text; use predict")
-    return importlib.import_module(f"{__package__}.{WRITERS[name]}").Chat(options.bundle, threads=options.threads)
-
-
 def _chat(options: argparse.Namespace) -> None:
-    chat = _writer(options)
+    chat = writer(options.bundle, options.threads)
     said = [] if options.system is None else [{"role": "system", "content": options.system}]
     for line in [options.text] if options.text is not None else sys.stdin:
         said.append({"role": "user", "content": line.rstrip("\n")})
@@ -188,66 +163,6 @@ def _chat(options: argparse.Namespace) -> None:
             answer += piece
         print(flush=True)
         said.append({"role": "assistant", "content": answer})
-
-
-def _load_writer(options: argparse.Namespace) -> Any:
-    """What gives the tokens of the answers to some conversations, or texts, one by one."""
-    if _manifest(options).get("task") == TEXT_TO_TEXT:
-        model = importlib.import_module(f"{__package__}.engine_seq2seq").TextToText(
-            options.bundle, threads=options.threads
-        )
-        return lambda texts: (token for text in texts for token in model.tokens(text, max_tokens=MEASURED_TOKENS))
-    chat = _writer(options)
-    # Of an answer that may fill the context, so that the memory for all of it is set aside where it is measured.
-    return lambda conversations: (
-        token
-        for turns in conversations
-        for token in islice(chat.tokens(chat.prompt(turns), max_tokens=chat.context), MEASURED_TOKENS)
-    )
-
-
-def _load_whole_writer(options: argparse.Namespace) -> Any:
-    """The same, answers as a whole."""
-    write = _load_writer(options)
-    return lambda conversations: list(write(conversations))
-
-
-def _load_answerer(options: argparse.Namespace) -> Any:
-    """What answers some texts with logits, or some questions with spans."""
-    if _manifest(options).get("task") == READER:
-        reader = _engine(options).Reader(options.bundle, threads=options.threads)
-        return lambda questions: [reader(*question) for question in questions]
-    return _engine(options).Classifier(options.bundle, threads=options.threads)
-
-
-def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    from . import measure
-
-    told = _manifest(options)
-    writes = told["engine"]["name"] in WRITERS or told.get("task") == TEXT_TO_TEXT
-    if not writes:
-        _engine(options)  # it is there before the model's memory is counted
-    load = partial(_load_whole_writer if writes else _load_answerer, options)
-    found = json.loads(options.texts.read_text(encoding="utf-8"))
-    if not isinstance(found, list) or not found:
-        raise ValueError(f"{options.texts} is no JSON list of texts, pairs or conversations")
-    if told["engine"]["name"] in WRITERS:
-        texts = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in found]
-    else:
-        texts = [tuple(text) if isinstance(text, list) else text for text in found]
-    wanted = 2 if told.get("task") == READER else None
-    if wanted and not all(isinstance(text, tuple) and len(text) == wanted for text in texts):
-        raise Refused(f"{options.texts} must hold questions with their contexts: [question, context]")
-    if options.what == "memory":
-        return measure.memory(load, texts)
-    if writes:
-        return measure.writing(partial(_load_writer, options), texts)
-    if options.what == "answers":
-        answer = load()
-        if told.get("task") == READER:
-            return {"spans": [[span.start, span.end, span.score] for span in answer(texts)]}
-        return {"logits": [answer([text])[0].tolist() for text in texts]}
-    return measure.timing(load, texts, batch_rows=options.batch_rows)
 
 
 if __name__ == "__main__":

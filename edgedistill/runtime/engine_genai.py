@@ -38,13 +38,19 @@ class Model:
         Args:
             max_tokens: that the answer may have; the prompt and these must not be more than `context`.
         """
-        generator = self._read(prompt, max_tokens)
-        for _ in range(max_tokens):
-            generator.generate_next_token()
-            token = int(generator.get_next_tokens()[0])
+        for token in self._written(self._read(prompt, max_tokens), max_tokens):
             if token in self._ends:
                 return
             yield token
+
+    def work(self, prompt: Sequence[int], new_tokens: int) -> Iterator[int]:
+        """Reads a prompt before it returns; writes so many tokens, whatever would end the answer."""
+        return self._written(self._read(prompt, new_tokens, least=new_tokens), new_tokens)
+
+    def _written(self, generator: Any, most: int) -> Iterator[int]:
+        for _ in range(most):
+            generator.generate_next_token()
+            yield int(generator.get_next_tokens()[0])
 
     def scores(self, prompt: Sequence[int], answer: Sequence[int]) -> NDArray[np.float32]:
         """What each token of an answer is chosen by, computed token by token as it would be written.
@@ -59,10 +65,14 @@ class Model:
             found.append(np.array(generator.get_logits()[0, -1], dtype=np.float32))
         return np.stack(found)
 
-    def _read(self, prompt: Sequence[int], most: int) -> Any:
-        """The engine after a prompt. It sets the memory for all tokens that may follow aside at once."""
+    def _read(self, prompt: Sequence[int], most: int, *, least: int = 0) -> Any:
+        """The engine after a prompt. It sets the memory for all tokens that may follow aside at once.
+
+        Args:
+            least: tokens that are written before an answer may end.
+        """
         search = onnxruntime_genai.GeneratorParams(self._engine)
-        search.set_search_options(max_length=len(prompt) + most, do_sample=False)
+        search.set_search_options(max_length=len(prompt) + most, min_length=len(prompt) + least, do_sample=False)
         generator = onnxruntime_genai.Generator(self._engine, search)
         generator.append_tokens(np.array([prompt], dtype=np.int32))
         return generator
@@ -107,6 +117,21 @@ class Chat:
         """
         room = turns.room(len(prompt), self.context)
         yield from self._model.tokens(prompt, max_tokens=min(max_tokens, room))
+
+    def holds(self, prompt_tokens: int, new_tokens: int) -> bool:
+        """Whether a prompt and its answer fit into the context."""
+        return prompt_tokens + new_tokens <= self.context
+
+    def work(self, prompt: Sequence[int], new_tokens: int) -> Iterator[int]:
+        """The same work every time, to be timed: reads a prompt before it returns, then writes so many tokens.
+
+        Each token is a step of the engine and its choice, whatever would end an answer.
+
+        Raises:
+            ValueError: the prompt leaves no room for the answer.
+        """
+        turns.room(len(prompt), self.context, needed=new_tokens)
+        return self._model.work(prompt, new_tokens)
 
     def stream(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int = 256) -> Iterator[str]:
         """The answer to a conversation in pieces of text; a piece never ends inside a character.

@@ -4,10 +4,12 @@ import codecs
 import ctypes
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
+import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from . import turns
@@ -36,7 +38,9 @@ class Chat:
             verbose=False,
         )
         self.context: int = model["context"]
+        self._held: list[int] = []
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._engine.model)
+        self._tokens: int = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
         self._pieces = turns.read(folder)
         told = self._engine.metadata
         self._template = told.get("tokenizer.chat_template")
@@ -70,11 +74,67 @@ class Chat:
             ValueError: the prompt leaves no room for an answer.
         """
         room = turns.room(len(prompt), self.context)
-        written = self._engine.generate(list(prompt), temp=0.0)
-        for _, token in zip(range(min(max_tokens, room)), written, strict=False):
+        # A conversation that goes on was read up to here already.
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._held, prompt, strict=False)))
+        self._read(prompt, min(same, len(prompt) - 1))
+        for token in islice(self._write(), min(max_tokens, room)):
             if llama_cpp.llama_vocab_is_eog(self._vocabulary, token):
                 return
             yield token
+
+    def holds(self, prompt_tokens: int, new_tokens: int) -> bool:
+        """Whether a prompt and its answer fit into the context."""
+        return prompt_tokens + new_tokens <= self.context
+
+    def work(self, prompt: Sequence[int], new_tokens: int) -> Iterator[int]:
+        """The same work every time, to be timed: reads a prompt before it returns, then writes so many tokens.
+
+        The prompt is read from nothing, in one batch or as few as the engine takes; each token is a step of one, chosen
+        from the logits, whatever would end an answer. llama.cpp's own benchmark takes the same steps with tokens that
+        it draws by chance.
+
+        Raises:
+            ValueError: the prompt leaves no room for the answer.
+        """
+        turns.room(len(prompt), self.context, needed=new_tokens)
+        self._read(prompt, 0)
+        return islice(self._write(), new_tokens)
+
+    def _read(self, prompt: Sequence[int], held: int) -> None:
+        """Makes the engine hold a prompt, of which it holds the first tokens already."""
+        memory = llama_cpp.llama_get_memory(self._engine.ctx)
+        if not held or not llama_cpp.llama_memory_seq_rm(memory, 0, held, -1):  # some models cannot forget an end
+            llama_cpp.llama_memory_clear(memory, True)
+            held = 0
+        self._held = list(prompt[:held])
+        for start in range(held, len(prompt), self._engine.n_batch):
+            self._decode(prompt[start : start + self._engine.n_batch])
+        llama_cpp.llama_synchronize(self._engine.ctx)
+
+    def _write(self) -> Iterator[int]:
+        """The likeliest tokens after what the engine holds, without end."""
+        while True:
+            token = self._likeliest()
+            yield token
+            self._decode([token])
+
+    def _decode(self, tokens: Sequence[int]) -> None:
+        """Computes the logits behind some tokens, which the engine then holds.
+
+        Raises:
+            RuntimeError: llama.cpp failed.
+        """
+        batch = (llama_cpp.llama_token * len(tokens))(*tokens)
+        status = llama_cpp.llama_decode(self._engine.ctx, llama_cpp.llama_batch_get_one(batch, len(tokens)))
+        if status != 0:
+            raise RuntimeError(f"llama_decode returned {status}")
+        self._held += tokens
+
+    def _likeliest(self) -> int:
+        """The token of the greatest of the last logits."""
+        # Where they lie: a sampler of llama.cpp copies the vocabulary first, which takes a small model's step longer.
+        logits = llama_cpp.llama_get_logits_ith(self._engine.ctx, -1)
+        return int(np.ctypeslib.as_array(logits, (self._tokens,)).argmax())
 
     def stream(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int = 256) -> Iterator[str]:
         """The answer to a conversation in pieces of text; a piece never ends inside a character.

@@ -75,12 +75,24 @@ class Model:
         Raises:
             ValueError: the text is empty or too long.
         """
-        state, token = self.read(ids), self._start
-        for place in range(min(max_tokens, self.context)):
-            logits = self.step(state, [token])
-            token = self._first if place == 0 and self._first is not None else int(logits.argmax())
+        for token in self._written(self.read(ids), min(max_tokens, self.context)):
             if token in self._ends:
                 return
+            yield token
+
+    def work(self, ids: Sequence[int], new_tokens: int) -> Iterator[int]:
+        """Reads a text before it returns; writes so many tokens, whatever would end the answer.
+
+        Raises:
+            ValueError: the text is empty or too long.
+        """
+        return self._written(self.read(ids), new_tokens)
+
+    def _written(self, state: State, most: int) -> Iterator[int]:
+        token = self._start
+        for place in range(most):
+            logits = self.step(state, [token])
+            token = self._first if place == 0 and self._first is not None else int(logits.argmax())
             yield token
 
     def scores(self, ids: Sequence[int], answer: Sequence[int]) -> NDArray[np.float32]:
@@ -110,7 +122,7 @@ class TextToText:
         self.context = self._model.context
         self._tokenizer = tokenizer(folder)
 
-    def ids(self, text: str) -> list[int]:
+    def prompt(self, text: str) -> list[int]:
         """The tokens of a text, with what the tokenizer puts around it."""
         found: list[int] = self._tokenizer.encode(text).ids
         return found
@@ -121,7 +133,21 @@ class TextToText:
         Raises:
             ValueError: the text is too long.
         """
-        return self._model.tokens(self.ids(text), max_tokens=max_tokens)
+        return self._model.tokens(self.prompt(text), max_tokens=max_tokens)
+
+    def holds(self, prompt_tokens: int, new_tokens: int) -> bool:
+        """Whether a text and its answer are not too long: the encoder reads one, the decoder writes the other."""
+        return 0 < prompt_tokens <= self.context and new_tokens <= self.context
+
+    def work(self, prompt: Sequence[int], new_tokens: int) -> Iterator[int]:
+        """The same work every time, to be timed: reads a text before it returns, then writes so many tokens.
+
+        The encoder reads; each token is a step of the decoder and its choice, whatever would end an answer.
+
+        Raises:
+            ValueError: the text is empty or too long.
+        """
+        return self._model.work(prompt, new_tokens)
 
     def stream(self, text: str, *, max_tokens: int = 256) -> Iterator[str]:
         """The answer to a text in pieces of text; a piece never ends inside a character.

@@ -56,12 +56,12 @@ def text(pieces: Mapping[str, Any], messages: Sequence[Mapping[str, str]]) -> st
     return written
 
 
-def room(tokens: int, context: int) -> int:
+def room(tokens: int, context: int, *, needed: int = 1) -> int:
     """How many tokens an answer to a prompt may have.
 
     Raises:
-        ValueError: the prompt is empty or leaves no room.
+        ValueError: the prompt is empty or leaves no room for as many as are needed.
     """
-    if not 0 < tokens < context:
-        raise ValueError(f"a prompt of {tokens} tokens, where 1 to {context - 1} are taken")
+    if not 0 < tokens <= context - needed:
+        raise ValueError(f"a prompt of {tokens} tokens, where 1 to {context - needed} are taken")
     return context - tokens

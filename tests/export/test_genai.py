@@ -106,6 +106,16 @@ def test_an_answer_ends_at_the_limit_and_a_prompt_without_room_is_refused(tmp_pa
     for wrong in ([], full + prompt[:2]):
         with pytest.raises(ValueError, match="tokens"):
             next(found.tokens(wrong, max_tokens=10))
+    config = tmp_path / "made" / MODEL / "genai_config.json"
+    told = json.loads(config.read_text())
+    told["model"]["eos_token_id"] = long[0]  # every answer ends before it begins
+    config.write_text(json.dumps(told))
+    ended = chat(tmp_path / "made")
+    assert list(ended.tokens(prompt, max_tokens=9)) == []
+    assert len(list(ended.work(prompt, 9))) == 9  # what is timed is as long for every answer
+    assert not ended.holds(CONTEXT - 8, 9)
+    with pytest.raises(ValueError, match="tokens"):
+        ended.work(full, 9)
 
 
 def test_what_cannot_be_built_is_refused_before_it_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,7 +252,11 @@ def test_an_answer_ends_where_the_checkpoint_ends_it(made: Any, tmp_path: Path) 
     told = json.loads((checkpoint / "generation_config.json").read_text())
     (tmp_path / "generation_config.json").write_text(json.dumps(told | {"eos_token_id": [1, end]}))
     to_seq2seq(tmp_path, tmp_path / "made", catalog.recipe("onnx-fp32"))
-    assert list(engine(tmp_path / "made").tokens(TEXTS[3], max_tokens=20)) == said[: said.index(end)]
+    ended = engine(tmp_path / "made")
+    assert list(ended.tokens(TEXTS[3], max_tokens=20)) == said[: said.index(end)]
+    timed = list(ended.work(ended.prompt(TEXTS[3]), 20))  # which is as long for every answer
+    assert timed[: len(said)] == said
+    assert len(timed) == 20
     assert held(tmp_path, tmp_path / "made", TEXTS[3:4], new_tokens=20).diverges_at == (None,)
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import platform
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from edgedistill.errors import EngineCrashed
+from edgedistill.errors import EngineCrashed, StageError
 from edgedistill.links import local
+from edgedistill.links.address import connect
+from edgedistill.links.local import Local
+from edgedistill.types import Cell
 
 
 def python(program: str, tmp_path: Path) -> str:
@@ -52,3 +57,52 @@ def test_a_child_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
 def test_a_missing_program_is_named(tmp_path: Path) -> None:
     with pytest.raises(EngineCrashed, match="no-such-program"):
         local.run(["no-such-program"], cwd=tmp_path)
+
+
+def test_this_machine_tells_what_it_is() -> None:
+    facts = connect("local").look()
+    assert facts["cores"] == os.cpu_count()
+    assert facts["ram_bytes"] > 100_000_000
+    assert facts["packages"]["numpy"] == importlib.metadata.version("numpy")
+    assert facts["machine"]
+    assert facts["python"] == platform.python_version()
+
+
+def test_a_bundle_whose_packages_are_not_here_is_refused_with_all_that_is_missing(tmp_path: Path) -> None:
+    here = importlib.metadata.version("numpy")
+    (tmp_path / "requirements.txt").write_text(f"numpy=={here}\n")
+    assert Local().look(tmp_path)["cores"]
+    (tmp_path / "requirements.txt").write_text("numpy==0.1\nno-such-engine==2\n")
+    with pytest.raises(StageError, match=rf"pins numpy 0\.1, and {here} is installed; no-such-engine") as refused:
+        Local().look(tmp_path)
+    assert "requirements.txt" in str(refused.value.hint)
+
+
+RUNTIME = """
+import json, os, sys
+files = [sys.argv[sys.argv.index(name) + 1] for name in ("--texts", "--cell")]
+texts, cell = [json.load(open(file)) for file in files]
+print(json.dumps({"texts": texts, "cell": cell, "threads": os.environ["OMP_NUM_THREADS"], "asked": sys.argv[1:6]}))
+"""
+
+
+def test_a_cell_is_run_by_the_bundles_own_runtime_in_a_process_that_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "runtime").mkdir()
+    (tmp_path / "runtime" / "__main__.py").write_text(RUNTIME)
+    cell = Cell(what="writing", threads=3, within=0.02, prompt_tokens=(8, 16))
+    with connect("local") as link:
+        before, started = time.process_time(), time.perf_counter()
+        found = link.measure(tmp_path, ["a", ("b", "c")], cell)
+        share = (time.process_time() - before) / (time.perf_counter() - started)
+    assert found["texts"] == ["a", ["b", "c"]]
+    assert found["threads"] == "3"
+    assert found["asked"] == ["--threads", "3", "measure", "--what", "writing"]
+    assert found["cell"] == {
+        "within": 0.02,
+        "limit_s": 60.0,
+        "batch_rows": 32,
+        "prompt_tokens": [8, 16],
+        "new_tokens": 32,
+    }
+    assert share < 0.9  # it waits; how little it takes is measured by benchmarks/clock.py
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runtime"]

@@ -255,7 +255,8 @@ def test_a_decoder_becomes_a_bundle_that_chats(tiny_writer: Path, talks: Path, a
     questions.write_text(json.dumps(["turn on the light", [{"role": "user", "content": "which song"}]]))
     command = ["-m", "runtime", "measure", "--what", "writing", "--texts", str(questions)]
     done = subprocess.run([sys.executable, *command], cwd=made.bundle, capture_output=True, text=True, check=True)
-    assert len(json.loads(done.stdout)["first_token_ms"]) == 2
+    (found,) = json.loads(done.stdout)["prompts"]
+    assert len(found["first_token_ms"]) == 2
 
 
 def test_a_decoder_becomes_a_bundle_for_onnxruntime_genai_that_streams(

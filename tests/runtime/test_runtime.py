@@ -29,6 +29,8 @@ SOURCES = Path(runtime.__file__).parent
 NEEDED = {"numpy", "tokenizers", "onnxruntime"}
 ENGINES = {"engine_llama.py": {"llama_cpp"}, "engine_genai.py": {"onnxruntime_genai"}}
 """What a decoder's device has in the place of onnxruntime."""
+TOLD = {"clock_hz", "max_clock_hz", "governor", "temperature_c", "throttled"}
+"""About a device, before and after a timed part."""
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +198,9 @@ def test_measure_prints_json_for_the_host(bundle: Path, tmp_path: Path, what: st
     elif what == "timing":
         assert len(found["latency_ms"]) == len(TEXTS)
     else:
-        assert found.keys() == {"engine", "model", "process"}
+        assert {"engine", "model", "process"} <= found.keys()
+    assert [snapshot.keys() for snapshot in found["conditions"]] == [TOLD, TOLD]
+    assert {"seconds", "foreign_cores", "waited_share", "energy_j", "energy_reason"} <= found.keys()
 
 
 class Sleeper:
@@ -227,6 +231,10 @@ def test_timing_times_each_text_once_after_a_warm_up() -> None:
     assert sleeper.asked[0] == ["text 0"]
     timed = 1 + found["warm_up_calls"]
     assert sleeper.asked[timed : timed + 10] == [[text] for text in texts]
+    assert found["ended_by"] == "once"
+    assert [len(window) for window in found["anchors_ms"]] == [measure.WINDOW] * 2
+    anchors = sleeper.asked[timed - measure.WINDOW : timed]
+    assert sleeper.asked[timed + 10 : timed + 10 + measure.WINDOW] == anchors
     assert len(found["throughput_rows_s"]) == 2
     assert all(0 < sample <= 4 / 0.002 for sample in found["throughput_rows_s"])
     assert 0 <= found["cpu_share"] < 0.9  # it slept
@@ -240,9 +248,10 @@ def test_fewer_texts_than_a_batch_are_one_batch() -> None:
 def test_a_clock_that_does_not_settle_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(range(1, 10_000))
     monkeypatch.setattr(measure, "_once", lambda *_: float(2 ** (next(times) // measure.WINDOW)))
-    calls, steady = measure._warm_up(lambda _: None, ["a"])
+    calls, steady, last = measure.warm_up(lambda: measure._window(lambda _: None, ["a"] * measure.WINDOW), 60)
     assert not steady
     assert calls == measure.MAX_WINDOWS * measure.WINDOW
+    assert len(last) == measure.WINDOW
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells")
@@ -264,17 +273,18 @@ def test_memory_is_told_by_kind_and_counts_what_the_model_holds() -> None:
         return len
 
     found = measure.memory(load, ["a"])
-    assert found.keys() == {"engine", "model", "process"}
-    for part in found.values():
-        assert part.keys() == {"rss", "anonymous", "file", "swap"}
+    for part in (found["engine"], found["model"], found["process"]):
+        assert part.keys() == {"rss", "anonymous", "file", "swap", "peak"}
         assert part["rss"] == part["anonymous"] + part["file"]
+    assert found["process"]["peak"] >= found["process"]["rss"]
     assert 35e6 < found["model"]["anonymous"] + found["model"]["swap"] < 90e6
     assert found["process"]["rss"] == found["engine"]["rss"] + found["model"]["rss"]
 
 
 def test_where_the_system_does_not_tell_memory_is_none_and_never_0(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "resident", lambda: None)
-    assert measure.memory(lambda: len, ["a"]) == {"engine": None, "model": None, "process": None}
+    found = measure.memory(lambda: len, ["a"])
+    assert (found["engine"], found["model"], found["process"]) == (None, None, None)
 
 
 def imports(path: Path) -> set[str]:

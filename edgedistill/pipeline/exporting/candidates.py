@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,17 +19,16 @@ from edgedistill.types import Exported, Progress, Recipe, silent
 
 ROUNDS = 3
 """Turns that each file has when they are timed."""
-TIMING = ("timing", "latency_ms")
-WRITING = ("writing", "tokens_s")
-SAMPLES: Mapping[Kind, tuple[str, str]] = {
-    "classifier": TIMING,
-    "static classifier": TIMING,
-    "reader": TIMING,
-    "decoder": WRITING,
-    "text-to-text": WRITING,
+What = Literal["timing", "writing"]
+WHAT: Mapping[Kind, What] = {
+    "classifier": "timing",
+    "static classifier": "timing",
+    "reader": "timing",
+    "decoder": "writing",
+    "text-to-text": "writing",
 }
-"""What the runtime is asked to measure, and which of its samples say how fast a file is."""
-FASTER = {TIMING: -1, WRITING: 1}
+"""What the runtime is asked to measure."""
+FASTER: Mapping[What, int] = {"timing": -1, "writing": 1}
 """Whether a greater figure is better: milliseconds are not, tokens a second are."""
 
 
@@ -95,7 +94,7 @@ def every(source: Source, target: str, work: Path, *, seed: int, progress: Progr
             made.append(failed)
     samples: dict[int, list[list[float]]] = {number: [] for number in files}
     chance, order = random.Random(seed), list(files)
-    what, key = SAMPLES[source.kind]
+    what = WHAT[source.kind]
     with tempfile.TemporaryDirectory(dir=work) as folder:
         for number, exported in files.items():
             source.pack(exported, Path(folder) / str(number), target)
@@ -103,14 +102,20 @@ def every(source: Source, target: str, work: Path, *, seed: int, progress: Progr
             progress(count + turn, count + ROUNDS, f"timing, turn {turn + 1} of {ROUNDS}")
             chance.shuffle(order)
             for number in order:
-                samples[number].append(run_bundle(Path(folder) / str(number), source.texts, what)[key])
+                samples[number].append(_speeds(run_bundle(Path(folder) / str(number), source.texts, what)))
     progress(count + ROUNDS, count + ROUNDS)
     timed = [_timed(one, samples.get(number, ())) for number, one in enumerate(made)]
-    return marked(timed, faster=FASTER[what, key])
+    return marked(timed, faster=FASTER[what])
+
+
+def _speeds(samples: Mapping[str, Any]) -> list[float]:
+    """Milliseconds of each answer, or tokens a second of each answer of what writes."""
+    found: list[float] = samples["prompts"][0]["decode_tokens_s"] if "prompts" in samples else samples["latency_ms"]
+    return found
 
 
 def _timed(one: Candidate, turns: Sequence[Sequence[float]]) -> Candidate:
-    """The same with its speed. An answer of a single token has none: a turn may lack samples, and then all turns do."""
+    """The same with its speed, where it was timed."""
     if not any(turns):
         return one
     found = quantile_interval(np.array(turns), 0.5)
