@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from edgedistill.links.link import Facts
 from edgedistill.links.remote import Problem, first_number, megabytes

@@ -26,10 +26,15 @@ class Ended:
     err: str
 
     @property
+    def last_words(self) -> str:
+        """The end of what it complained about."""
+        return self.err.strip()[-LAST_WORDS:] or "it said nothing"
+
+    @property
     def how(self) -> str:
         """The status in words, and the last ones of the command."""
         status = f"status {self.status}" if self.status > 0 else f"signal {signal.Signals(-self.status).name}"
-        return f"{status}: {self.err.strip()[-LAST_WORDS:] or 'it said nothing'}"
+        return f"{status}: {self.last_words}"
 
 
 def run(

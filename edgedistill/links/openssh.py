@@ -108,13 +108,13 @@ _COMPLAINTS = (
     _Complaint(
         words="host key is known for|Host key verification failed",
         means="is not known yet: no line of your known_hosts has its host key",
-        remedy=f"connect once by hand, `{{typed}}`, and compare the fingerprint with what `{LOOK_AT_THE_KEY}` prints at "
-        "the device",
+        remedy=f"connect once by hand, `{{typed}}`, and compare the fingerprint with what `{LOOK_AT_THE_KEY}` "
+        "prints at the device",
     ),
     _Complaint(
         words="Permission denied",
         means="does not let this user in with any of the keys here",
-        remedy="try `{typed}`; ssh-copy-id brings your key there; a key with a passphrase must be in the agent (ssh-add)",
+        remedy="try `{typed}`; ssh-copy-id brings your key there, and ssh-add opens one that has a passphrase",
     ),
     _Complaint(
         words="Could not resolve hostname",

@@ -75,8 +75,9 @@ class Ssh(PythonLink):
     def __init__(self, address: str) -> None:
         self._target = openssh.target(address)
         super().__init__(address, title=self._target.host)
-        self._private: Path | None = None
-        self._session = f"{board.CACHE}/sessions/{secrets.token_hex(8)}"
+        name = secrets.token_hex(8)
+        self._socket = Path(tempfile.gettempdir()) / f"edgedistill-{name}" / "s"  # sockets need a short path
+        self._session = f"{board.CACHE}/sessions/{name}"
         self._calls = 0
         self._told: dict[str, list[str]] = {}
         self._python = ""
@@ -138,13 +139,13 @@ class Ssh(PythonLink):
         if ended.status == CUT:
             raise StageError(
                 f"the link to {self.title} broke in the middle of a cell; nothing of the cell is kept: "
-                f"{ended.err.strip()[-openssh.LAST_WORDS :] or 'ssh said nothing'}",
+                f"{ended.last_words}",
                 hint="is the device still on? Start again: its bundle lies there, and other devices are not affected",
             )
         if ended.status > BY_SIGNAL:
             name = signal.Signals(ended.status - BY_SIGNAL).name
             raise EngineCrashed(
-                f"Python on {self.title} was killed by {name}: {ended.err.strip()[-local.LAST_WORDS :] or 'no last words'}",
+                f"Python on {self.title} was killed by {name}: {ended.last_words}",
                 hint="SIGKILL mostly means that its memory was full; SIGILL that the engine is for another processor",
             )
         if ended.status != 0:
@@ -153,13 +154,12 @@ class Ssh(PythonLink):
 
     def close(self) -> None:
         """Removes what belonged to this session there, and ends the connection."""
-        if self._private is None:
+        if not self._socket.parent.exists():
             return
         if self._alive():
             self._run(REMOVE, self._session)
             self._control("exit")
-        shutil.rmtree(self._private, ignore_errors=True)
-        self._private = None
+        shutil.rmtree(self._socket.parent, ignore_errors=True)
 
     def _looked(self) -> None:
         if not self._python:
@@ -176,10 +176,9 @@ class Ssh(PythonLink):
         Raises:
             StageError: there is none to be had; what ssh said, in words.
         """
-        if self._private is None:  # a folder that nobody else can look into; sockets need a short path
-            self._private = Path(tempfile.mkdtemp(prefix="edgedistill-"))
-        elif self._alive():
+        if self._alive():
             return
+        self._socket.parent.mkdir(mode=0o700, exist_ok=True)
         for pause in (*PAUSES_S, None):
             self._socket.unlink(missing_ok=True)  # of a connection that was cut
             way = [*openssh.settings(), "-o", "ControlMaster=yes", "-o", f"ControlPath={self._socket}"]
@@ -193,11 +192,6 @@ class Ssh(PythonLink):
             if pause is None or not why.passing:
                 raise why
             time.sleep(pause)
-
-    @property
-    def _socket(self) -> Path:
-        assert self._private is not None
-        return self._private / "s"
 
     def _alive(self) -> bool:
         return self._socket.exists() and self._control("check").status == 0
@@ -214,9 +208,14 @@ class Ssh(PythonLink):
         held: bool = False,
         what: str = "",
     ) -> Ended:
-        assert self._private is not None
         return local.ended(
-            argv, cwd=self._private, environment={"LC_ALL": "C"}, timeout_s=timeout_s, given=given, held=held, what=what
+            argv,
+            cwd=self._socket.parent,
+            environment={"LC_ALL": "C"},
+            timeout_s=timeout_s,
+            given=given,
+            held=held,
+            what=what,
         )
 
     def _run(
@@ -239,7 +238,7 @@ class Ssh(PythonLink):
         if ended.status == 0:
             return ended.out
         if ended.status == CUT:
-            raise StageError(f"the link to {self.title} broke: {ended.err.strip()[-openssh.LAST_WORDS :]}")
+            raise StageError(f"the link to {self.title} broke: {ended.last_words}")
         raise self._failed(ended)
 
     def _failed(self, ended: Ended) -> StageError:
@@ -289,7 +288,15 @@ class Ssh(PythonLink):
         """Into a fresh folder, because scp neither compares nor removes anything."""
         fresh = f"{self._session}/fresh"
         self._done('rm -rf "$1" && mkdir -p "$2" "$3"', fresh, self._session, str(Path(place).parent))
-        argv = ["scp", "-q", "-r", *openssh.borrowed(str(self._socket)), "--", folder.resolve(), f"{THERE}:{fresh}"]
+        argv = [
+            "scp",
+            "-q",
+            "-r",
+            *openssh.borrowed(str(self._socket)),
+            "--",
+            str(folder.resolve()),
+            f"{THERE}:{fresh}",
+        ]
         ended = self._local(argv, timeout_s=local.TIMEOUT_S)
         if ended.status == 0:
             self._done('rm -rf "$2" && mv "$1" "$2"', fresh, place)
