@@ -83,12 +83,13 @@ class Adb(PythonLink):
         """Is the phone there, has it allowed this machine, and can it run the bundle?"""
         with self._linked("looked at"):
             self._check_state()
+            asked = time.time()
             status, out = self._shell(phone.LOOK)
         if status != 0:
             raise StageError(f"the shell of {self.title} ended with status {status}: {out[-local.LAST_WORDS :]}")
         told = remote.told(out)
         held = phone.held()
-        found = phone.facts(told, held, now=time.time())
+        found = phone.facts(told, held, now=asked)
         self.title = found["machine"] or self._serial
         self._root = f"{phone.FOLDER}/{phone.root_name()}" if held else ""
         lying = told.get("lying", [""])[0].split()
@@ -226,7 +227,7 @@ class Adb(PythonLink):
         self._runs = True
 
     def _hashes(self, place: str) -> Mapping[str, str]:
-        command = phone.started(self._root, ["-B", "-c", remote.HASHES, place, ENTRY])
+        command = phone.started(self._root, ["-I", "-S", "-c", remote.HASHES, place, ENTRY])
         named = [f"{name}={value}" for name, value in phone.environment(self._root).items()]
         found: Mapping[str, str] = json.loads(self._do('env "$@"', *named, *command, timeout_s=PUSH_S))
         return found

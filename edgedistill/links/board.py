@@ -19,7 +19,6 @@ cd
 say home "$HOME"
 say architecture "$(uname -m)"
 say kernel "$(uname -sr)"
-say name "$(uname -n)"
 say clock "$(date +%s)"
 say cores "$(getconf _NPROCESSORS_ONLN)"
 say ram_kib "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
@@ -94,7 +93,7 @@ def facts(told: Mapping[str, Sequence[str]], python: Interpreter | None, *, now:
     """What the board said about itself, in plain units. What it did not tell is None.
 
     Args:
-        now: seconds since 1970 by the host's clock when the board told its own.
+        now: seconds since 1970 by the host's clock when the board was asked for its own.
     """
     first = {name: values[0] for name, values in told.items()}
     numbers = {name: first_number(told.get(name, ())) for name in ("cores", "ram_kib", "free_kib", "clock")}
@@ -104,7 +103,6 @@ def facts(told: Mapping[str, Sequence[str]], python: Interpreter | None, *, now:
         "machine": first.get("machine", first.get("architecture")),
         "system": ", ".join(first[name] for name in ("release", "kernel", "architecture") if name in first),
         "architecture": first.get("architecture"),
-        "name": first.get("name"),
         "python": None if python is None else python.name,
         "packages": {} if python is None else dict(python.packages),
         "cores": None if cores is None else int(cores),

@@ -25,6 +25,7 @@ KEPT_S = 600
 SETTINGS = {
     "BatchMode": "yes",
     "StrictHostKeyChecking": "yes",  # what `ask` is where nobody can be asked: nothing unknown is ever accepted
+    "NoHostAuthenticationForLocalhost": "no",
     "UpdateHostKeys": "no",
     "ClearAllForwardings": "yes",
     "ForwardAgent": "no",

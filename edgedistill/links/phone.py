@@ -112,7 +112,7 @@ def facts(told: Mapping[str, Sequence[str]], held: Mapping[str, str], *, now: fl
 
     Args:
         held: packages that will run there.
-        now: seconds since 1970 by the host's clock when the phone told its own.
+        now: seconds since 1970 by the host's clock when the phone was asked for its own.
     """
     first = {name: values[0] for name, values in told.items()}
     number = {name: first_number(values) for name, values in told.items()}

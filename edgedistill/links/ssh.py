@@ -88,9 +88,10 @@ class Ssh(PythonLink):
         self._connect()
         pins = dict.fromkeys(remote.KNOWN) if bundle is None else remote.pins(bundle)
         imported = {} if bundle is None else {name: remote.MODULES.get(name, name) for name in pins}
+        asked = time.time()
         self._told = remote.told(self._done(board.LOOK, remote.PROBE, json.dumps(pins), json.dumps(imported)))
         python = board.interpreter(self._told, pins)
-        found = board.facts(self._told, python, now=time.time())
+        found = board.facts(self._told, python, now=asked)
         problems = board.problems(
             self._told,
             python,
@@ -251,7 +252,7 @@ class Ssh(PythonLink):
 
     def _hashes(self, place: str) -> Mapping[str, str]:
         found: Mapping[str, str] = json.loads(
-            self._done('"$@"', self._python, "-B", "-c", remote.HASHES, place, ENTRY, timeout_s=CHECK_S)
+            self._done('"$@"', self._python, "-I", "-S", "-c", remote.HASHES, place, ENTRY, timeout_s=CHECK_S)
         )
         return found
 

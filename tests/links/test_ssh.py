@@ -82,28 +82,33 @@ def below(board: Board) -> set[str]:
 
 
 @needs_sshd
-@pytest.mark.parametrize("has_rsync", [True, False])
 def test_a_bundle_goes_there_and_its_answers_come_back(
-    has_rsync: bool, stranger: Ssh, board: Board, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    stranger: Ssh, board: Board, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    which = shutil.which
-    monkeypatch.setattr(ssh.shutil, "which", lambda name: which(name) if has_rsync else None)
-    shutil.rmtree(board.home / ".cache", ignore_errors=True)
-    link = stranger
-    facts = link.look(bundle)
+    facts = stranger.look(bundle)
     assert facts["architecture"] == os.uname().machine
     assert facts["packages"].keys() == {"numpy", "tokenizers"}
     assert facts["free_bytes"] > 0
     assert abs(facts["clock_offset_s"]) < 60
     assert below(board) == set()  # looking writes nothing
-    assert answers(link, bundle) == expected(bundle)
+    assert answers(stranger, bundle) == expected(bundle)
     with monkeypatch.context() as nothing_sent:
         nothing_sent.delattr(Ssh, "_send")
-        with Ssh(board.address) as again:
-            assert again.put(bundle) == link.put(bundle)
-    link.close()
+        with Ssh(stranger.address) as again:
+            assert again.put(bundle) == stranger.put(bundle)
+    stranger.close()
     assert below(board) == {"bundles"}
     assert not any(board.home.rglob("__pycache__"))
+
+
+@needs_sshd
+def test_without_rsync_scp_brings_the_same_files(
+    link: Ssh, board: Board, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "a folder's copy")
+    shutil.rmtree(board.home / ".cache", ignore_errors=True)
+    monkeypatch.setattr(ssh.shutil, "which", lambda _: None)
+    assert hashes(Path(link.put(copy))) == hashes(bundle)
 
 
 @needs_sshd
@@ -337,7 +342,7 @@ ANY = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]),
 
 @needs_sshd
 @given(st.lists(ANY, max_size=40))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_arguments_arrive_there_as_they_are_here(link: Ssh, arguments: list[str]) -> None:
     program = "import json, sys; print(json.dumps(sys.argv[1:]))"
     out = link.python(["-c", program, *arguments], where="/", files={}, timeout_s=30, threads=1)
