@@ -13,17 +13,16 @@ and the start through the loader under qemu.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import re
 import secrets
 import shlex
-import signal
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from edgedistill.store import ENTRY, digest, file_sha256, hashes
 ADDRESS = re.compile(r"adb://(?P<serial>[A-Za-z0-9][A-Za-z0-9._:-]{0,127})")
 """As `adb devices` prints them: R58M12ABCDE, emulator-5554, 192.168.1.7:5555."""
 SHOWN = 60
-BY_SIGNAL = 128
 CALL_S = 120.0
 PUSH_S = 600.0
 TRIES = 2
@@ -141,27 +139,19 @@ class Adb(PythonLink):
         if status == 0:
             return str(out.decode(errors="replace"))
         words = (err.decode(errors="replace").strip() or said.strip())[-local.LAST_WORDS :] or "it said nothing"
-        if status > BY_SIGNAL:
-            raise EngineCrashed(
-                f"Python on {self.title} was killed by {signal.Signals(status - BY_SIGNAL).name}: {words}",
-                hint="SIGKILL mostly means that its memory was full; SIGSYS that this phone filters system calls",
-            )
-        raise EngineCrashed(f"Python on {self.title} ended with status {status}: {words}")
+        raise remote.died(self.title, status, words)
 
     def close(self) -> None:
         """Removes what belonged to this session there."""
         if self._calls:
-            try:
-                with self._linked("tidied up"):
-                    self._do('rm -rf "$1"', self._session)
-            except StageError:
-                return  # it is gone, or dark: there is nothing to remove it with
+            with contextlib.suppress(StageError), self._linked("tidied up"):  # what is gone cannot be tidied up
+                self._do('rm -rf "$1"', self._session)
 
     @property
     def _device(self) -> Any:
         return self._adb.AdbClient().device(self._serial)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _linked(self, when: str) -> Iterator[None]:
         """What adbutils raises, in words: which phone, and when."""
         try:

@@ -6,16 +6,18 @@ The programs run in the device's own Python. They write nothing, and old Pythons
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistill.errors import StageError
+from edgedistill.errors import EngineCrashed, StageError
 
 REQUIREMENTS = "requirements.txt"
 KNOWN = ("onnxruntime", "onnxruntime-genai", "llama-cpp-python", "numpy", "tokenizers")
 MODULES: Mapping[str, str] = {"llama-cpp-python": "llama_cpp", "onnxruntime-genai": "onnxruntime_genai"}
 """What a package is imported as, where that is not its name."""
+BY_SIGNAL = 128
 PROBE = """
 import json, struct, sys
 pins, modules = json.loads(sys.argv[1]), json.loads(sys.argv[2])
@@ -99,6 +101,22 @@ def first_number(values: Iterable[str]) -> float | None:
 def megabytes(number: float) -> str:
     """For people: "12 MB"."""
     return f"{number / 1e6:,.0f} MB"
+
+
+def died(device: str, status: int, words: str) -> EngineCrashed:
+    """How a process on a device ended, as a shell there tells it: 128 and the signal, when it was killed.
+
+    Args:
+        words: its last ones.
+    """
+    names = {BY_SIGNAL + number: number.name for number in signal.Signals}
+    if status not in names:
+        return EngineCrashed(f"Python on {device} ended with status {status}: {words}")
+    return EngineCrashed(
+        f"Python on {device} was killed by {names[status]}: {words}",
+        hint="SIGKILL mostly means that its memory was full, SIGILL that the engine is for another processor, SIGSYS "
+        "that the system there forbids what it did",
+    )
 
 
 def refusal(device: str, problems: Iterable[Problem]) -> StageError:

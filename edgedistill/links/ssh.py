@@ -12,11 +12,11 @@ What lies on the device, below the user's home folder:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shlex
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,6 @@ TRIES = 3
 """Of a transfer. It goes on from where it was cut."""
 CUT = 255
 """What ssh ends with when it failed itself, and not what it ran."""
-BY_SIGNAL = 128
 OF_THE_LINE = {10, 12, 30, 35, CUT}
 """Ends of rsync and scp that another connection may mend: socket, protocol stream, timeout."""
 NO_SPACE = "No space left on device"
@@ -143,23 +142,18 @@ class Ssh(PythonLink):
                 f"{ended.last_words}",
                 hint="is the device still on? Start again: its bundle lies there, and other devices are not affected",
             )
-        if ended.status > BY_SIGNAL:
-            name = signal.Signals(ended.status - BY_SIGNAL).name
-            raise EngineCrashed(
-                f"Python on {self.title} was killed by {name}: {ended.last_words}",
-                hint="SIGKILL mostly means that its memory was full; SIGILL that the engine is for another processor",
-            )
         if ended.status != 0:
-            raise EngineCrashed(f"Python on {self.title} ended with {ended.how}")
+            raise remote.died(self.title, ended.status, ended.last_words)
         return ended.out
 
     def close(self) -> None:
         """Removes what belonged to this session there, and ends the connection."""
         if not self._socket.parent.exists():
             return
-        if self._alive():
-            self._run(REMOVE, self._session)
-            self._control("exit")
+        with contextlib.suppress(EngineCrashed):  # the device hangs, and what lies there stays
+            if self._alive():
+                self._run(REMOVE, self._session)
+                self._control("exit")
         shutil.rmtree(self._socket.parent, ignore_errors=True)
 
     def _looked(self) -> None:
