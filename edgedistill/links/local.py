@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistill.errors import EngineCrashed, StageError
@@ -23,6 +24,26 @@ QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS
 """What measured processes are told, so that a tokenizer starts no threads of its own."""
 PACKAGES = ("onnxruntime", "onnxruntime-genai", "llama-cpp-python", "tokenizers", "numpy")
 """What a bundle's runtime may run on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a command ended: its exit status, negative for a signal, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def last_words(self) -> str:
+        """The end of what it complained about."""
+        return self.err.strip()[-LAST_WORDS:] or "it said nothing"
+
+    @property
+    def how(self) -> str:
+        """The status in words, and the last ones of the command."""
+        status = f"status {self.status}" if self.status > 0 else f"signal {signal.Signals(-self.status).name}"
+        return f"{status}: {self.last_words}"
 
 
 def run(
@@ -43,24 +64,48 @@ def run(
     Raises:
         EngineCrashed: the command could not be started, failed, was killed or took too long; with its last words.
     """
+    done = ended(argv, cwd=cwd, environment=environment, timeout_s=timeout_s, what=what)
+    if done.status != 0:
+        raise EngineCrashed(f"{Path(argv[0]).name} ended with {done.how}")
+    return done.out
+
+
+def ended(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = TIMEOUT_S,
+    what: str = "",
+    given: bytes | None = None,
+    held: bool = False,
+) -> Ended:
+    """Runs a command to its end, whatever that is.
+
+    Args:
+        given: what the command reads from its standard input; None is nothing.
+        held: its standard input stays open, and empty, until the command ends or this process does.
+
+    Raises:
+        EngineCrashed: the command could not be started, or took too long.
+    """
+    read, write = os.pipe() if held else (None, None)
     try:
         child = subprocess.Popen(
             [str(part) for part in argv],
             cwd=cwd,
             env=dict(os.environ) | dict(environment or {}),
-            stdin=subprocess.DEVNULL,
+            stdin=read if read is not None else subprocess.DEVNULL if given is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
             start_new_session=True,
         )
     except OSError as error:
+        _close(read, write)
         raise EngineCrashed(f"{argv[0]} could not be started: {error.strerror}") from error
     with child:
         try:
-            out, err = child.communicate(timeout=timeout_s)
+            out, err = child.communicate(given, timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             raise EngineCrashed(
                 f"{what or Path(argv[0]).name} did not finish in {timeout_s:.0f} s",
@@ -69,12 +114,14 @@ def run(
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-    if child.returncode != 0:
-        how = (
-            f"status {child.returncode}" if child.returncode > 0 else f"signal {signal.Signals(-child.returncode).name}"
-        )
-        raise EngineCrashed(f"{Path(argv[0]).name} ended with {how}: {err.strip()[-LAST_WORDS:] or 'it said nothing'}")
-    return out
+            _close(read, write)
+    return Ended(status=child.returncode, out=out.decode(errors="replace"), err=err.decode(errors="replace"))
+
+
+def _close(*ends: int | None) -> None:
+    for end in ends:
+        if end is not None:
+            os.close(end)
 
 
 class Local(PythonLink):

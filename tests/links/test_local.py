@@ -54,6 +54,14 @@ def test_a_child_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
         pytest.fail("the grandchild lived on")
 
 
+def test_a_child_reads_what_it_is_given_and_its_input_can_stay_open_and_empty(tmp_path: Path) -> None:
+    echo = [sys.executable, "-c", "import sys; print(sys.stdin.read())"]
+    assert local.ended(echo, cwd=tmp_path, given=b"a\0b").out == "a\0b\n"
+    assert local.ended(echo, cwd=tmp_path).out == "\n"
+    waits = "import select, sys; print(select.select([sys.stdin], [], [], 0.05)[0])"
+    assert local.ended([sys.executable, "-c", waits], cwd=tmp_path, held=True).out == "[]\n"
+
+
 def test_a_missing_program_is_named(tmp_path: Path) -> None:
     with pytest.raises(EngineCrashed, match="no-such-program"):
         local.run(["no-such-program"], cwd=tmp_path)
