@@ -68,7 +68,7 @@ def _content(
         name=str(result.bundle.get("name", "bundle")),
         about=f"for {result.bundle.get('target', 'any device')}, benchmarked",
         verdict=verdict(result, head),
-        standing=(*bench_validity.trust(result), *_standing(result, comparisons)),
+        standing=(bench_validity.trust(of), *_standing(result, comparisons)),
         clock=_clock(result, head),
         made=f"edgedistill {result.version}, {date(result.created)}",
         figures=_figures(head),
@@ -176,7 +176,7 @@ def _clock(result: Result, head: Column | None) -> str:
         return capital(what)
     threads = head.run.in_effect.get("threads")
     spent = f", {threads} thread{'' if threads == 1 else 's'}" if threads else ""
-    return f"{capital(head.run.engine)}{spent}, {what}"
+    return f"Engine {head.run.engine}{spent}, {what}"
 
 
 def _trade_offs(

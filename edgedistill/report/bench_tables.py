@@ -154,7 +154,7 @@ def _rows(of: Sequence[Column]) -> Iterator[tuple[str, Find]]:
 
 def _size(column: Column) -> Cell | NotMeasured:
     if not column.own:
-        return NotMeasured(name="size", reason=f"on {column.title} it was counted: see that column")
+        return NotMeasured(name="size", reason=f"on {column.place} it was counted: see that column")
     return Cell(text=number(column.run.file_bytes, "bytes"), note="exact")
 
 

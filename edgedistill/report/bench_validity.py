@@ -140,7 +140,7 @@ def _ended(column: Column) -> Cell | NotMeasured:
 def _drift(column: Column) -> Cell | NotMeasured:
     shares = []
     for one in _timed(column):
-        anchors = one.get("anchors_ms") or ()
+        anchors: Sequence[Sequence[float]] = one.get("anchors_ms") or ()
         if len(anchors) == 2 and all(anchors):
             shares.append(statistics.median(anchors[1]) / statistics.median(anchors[0]) - 1)
     if not shares:
@@ -201,14 +201,13 @@ def _conditions(samples: Samples) -> Iterator[Mapping[str, Any]]:
     yield from (one for one in samples.get("conditions") or () if one)
 
 
-def trust(result: Result) -> tuple[tuple[str, str], ...]:
-    """Whether to believe it in a few words, each with a tone, for the head of the page."""
-    timed = [run for run in result.runs if run.kind == "measured"]
-    steady = sum(run.stable for run in timed)
-    found: list[tuple[str, str]] = []
-    if timed:
-        tone = "good" if steady == len(timed) else "bad"
-        found.append((tone, f"{steady} of {len(timed)} timed runs stable"))
-    else:
-        found.append(("missing", f"Time {MISSING}"))
-    return tuple(found)
+def trust(of: Sequence[Column]) -> tuple[str, str]:
+    """Whether to believe what was timed in a few words with their tone, for the head of the page."""
+    timed = [column for column in of if column.own and column.kind == "measured"]
+    unstable = [column.name for column in timed if not column.run.stable]
+    if not timed:
+        return "missing", f"Time {MISSING}"
+    if not unstable:
+        return "good", f"{len(timed)} of {len(timed)} timed runs stable"
+    who = unstable[0] if len(unstable) == 1 else f"{len(unstable)} of {len(timed)} timed runs"
+    return "bad", f"Unstable: {who}"

@@ -92,11 +92,11 @@ def panel(title: str, contestants: Sequence[Contestant], *, unit: str, metric: s
     ]
     if not drawings:
         return None
-    who = ", ".join(
-        f"{letter} {one.title}" for letter, one in lettered if one.quality and (one.size_bytes or one.speed)
+    who = "; ".join(
+        f"{letter}: {one.title}" for letter, one in lettered if one.quality and (one.size_bytes or one.speed)
     )
     said = "Filled: no other one is as small, as good and as fast, and better in one of these. No scale begins at zero."
-    words = tuple(f"{letter} {_in_words(one, unit)}" for letter, one in lettered)
+    words = tuple(f"{letter}, {_in_words(one, unit)}" for letter, one in lettered)
     return Panel(title=title, drawings=tuple(drawings), words=words, note=f"{who}. {note} {said}")
 
 

@@ -121,8 +121,13 @@ def histograms(shapes: Sequence[Shape]) -> str:
         axis = alt.Axis(title="milliseconds, logarithmic", values=ticks, format="~g")
     else:
         axis = alt.Axis(title="milliseconds", tickCount=5, format="~g")
-    kind = "log" if scale.logarithmic else "linear"
-    x = alt.X("left:Q", scale=alt.Scale(type=kind, domain=[edges[0], edges[-1]], nice=False, zero=False), axis=axis)
+    x = alt.X(
+        "left:Q",
+        scale=alt.Scale(
+            type="log" if scale.logarithmic else "linear", domain=[edges[0], edges[-1]], nice=False, zero=False
+        ),
+        axis=axis,
+    )
     y = canvas.rows_of("floor", len(shapes), above=0.84, below=0.22)
     return canvas.svg(
         canvas.chart(bars).mark_rect().encode(x=x, x2="right:Q", y=y, y2="top:Q", color=canvas.color()),

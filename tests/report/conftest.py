@@ -478,13 +478,13 @@ def benched_decoder(**changes: Any) -> Result:
     return benched(**(content | changes))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_result() -> Callable[..., Result]:
     """Builds the realistic result of a classifier, with fields replaced."""
     return benched
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_decoder_result() -> Callable[..., Result]:
     """The same of a model that writes."""
     return benched_decoder
