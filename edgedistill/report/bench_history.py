@@ -46,7 +46,7 @@ def section(result: Result, before: Result | None, comparisons: Sequence[Compari
 
 def _compared(one: Comparison, now: DeviceRun | None, then: DeviceRun | None) -> Row:
     if one.ratio is None:
-        ratio = Cell(text=MISSING, tone="missing")
+        ratio = Cell(text="the same") if one.verdict == "equal" else Cell(text=MISSING, tone="missing")
     else:
         sure = "" if is_exact(one.ratio) else interval(one.ratio, "times")
         ratio = Cell(text=shown(one.ratio, "times"), note=sure)

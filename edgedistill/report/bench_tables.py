@@ -203,7 +203,7 @@ def _ratio(ratio: Ratio | None) -> Cell:
 
 def titled(result: Result, link: str) -> str:
     """A device of the result by its title and address."""
-    return next((device(run) for run in result.runs if run.link == link), link)
+    return next((device(run) for run in result.runs if run.link == link and run.contender == "bundle"), link)
 
 
 def _mixed(of: Sequence[Column]) -> bool:
@@ -218,7 +218,7 @@ def facts(found: Mapping[str, Any]) -> list[tuple[str | Cell, ...]]:
 def value(found: object, name: str = "") -> str:
     """A value of an environment or of settings in words; None is said, never left blank."""
     if found is None:
-        return f"{MISSING}: the device does not tell"
+        return "not set"
     if isinstance(found, Mapping):
         return ", ".join(f"{key} {value(item, str(key))}" for key, item in found.items()) or "none"
     if isinstance(found, list | tuple):

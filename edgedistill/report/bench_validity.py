@@ -9,7 +9,7 @@ from typing import Any
 from edgedistill.report.bench_tables import facts, value
 from edgedistill.report.blocks import MISSING, Cell, Section, label, table
 from edgedistill.report.figures import SPACE, fixed, number
-from edgedistill.report.runs import Column, Find, capital, grid
+from edgedistill.report.runs import STABLE, Column, Find, capital, grid
 from edgedistill.types import NotMeasured, Result
 
 SETTINGS = {
@@ -51,7 +51,7 @@ def validity(of: Sequence[Column]) -> Section:
     if own and not unstable:
         lines.append("No run broke a rule.")
     items = [f"{capital(column.name)}: {reason}." for column in unstable for reason in column.run.reasons]
-    items += [f"{capital(column.name)} gave no reason." for column in unstable if not column.run.reasons]
+    items += [f"{capital(column.name)}: {_failure(column)}." for column in unstable if not column.run.reasons]
     tables = (grid("How the measuring went, one column a run", own, rows, who=True),) if own else ()
     return Section(id="validity", title="Whether to believe it", lines=tuple(lines), tables=tables, items=tuple(items))
 
@@ -62,17 +62,21 @@ def environment(result: Result) -> Section:
     titles: dict[str, str] = {}
     for run in result.runs:
         around = places.setdefault(run.link, {})
-        titles.setdefault(run.link, run.title)
+        if run.contender == "bundle":
+            titles[run.link] = run.title
         for key, found in run.environment.items():
             both = isinstance(found, Mapping) and isinstance(around.get(key), Mapping)
             around[key] = {**around[key], **found} if both else around.get(key, found)
     keys = list(dict.fromkeys(key for around in places.values() for key in around))
     none = Cell(text=SILENT, tone="missing")
     rows = [
-        (label(key), *(value(around[key], key) if key in around else none for around in places.values()))
+        (label(key), *(value(around[key], key) if around.get(key) is not None else none for around in places.values()))
         for key in keys
     ]
-    heads = tuple(Cell(text=titles[link], note=link if link != titles[link] else "") for link in places)
+    heads = tuple(
+        Cell(text=titles.get(link, link), note=link if link in titles and link != titles[link] else "")
+        for link in places
+    )
     tables = [table("What was measured", "What | Value", *facts(result.bundle))]
     if result.workload:
         tables.append(table("What it was asked", "What | Value", *facts(result.workload)))
@@ -84,9 +88,7 @@ def environment(result: Result) -> Section:
 
 
 def _stable(column: Column) -> Cell:
-    if column.run.stable:
-        return Cell(text="kept", tone="good")
-    return Cell(text="unstable", tone="bad")
+    return Cell(text="kept", tone="good") if column.state == STABLE else Cell(text=column.state, tone="bad")
 
 
 def _setting(key: str) -> Find:
@@ -95,7 +97,9 @@ def _setting(key: str) -> Find:
     def find(column: Column) -> Cell:
         asked, used = column.run.asked.get(key), column.run.in_effect.get(key)
         if key in column.run.in_effect or key in column.run.asked:
-            note = f"asked for {_said(key, asked)}" if key in column.run.asked and asked != used else ""
+            note = f"asked for {_said(key, asked)}" if asked is not None and asked != used else ""
+            if key == "threads" and "threads" in column.run.asked and asked is None:
+                note = "chosen by trying"
             return Cell(text=_said(key, used), note=note)
         return Cell(text="does not apply", tone="missing")
 
@@ -204,10 +208,17 @@ def _conditions(samples: Samples) -> Iterator[Mapping[str, Any]]:
 def trust(of: Sequence[Column]) -> tuple[str, str]:
     """Whether to believe what was timed in a few words with their tone, for the head of the page."""
     timed = [column for column in of if column.own and column.kind == "measured"]
-    unstable = [column.name for column in timed if not column.run.stable]
+    unstable = [f"{column.name} {column.state}" for column in timed if column.state != STABLE]
     if not timed:
         return "missing", f"Time {MISSING}"
     if not unstable:
         return "good", f"{len(timed)} of {len(timed)} timed runs stable"
-    who = unstable[0] if len(unstable) == 1 else f"{len(unstable)} of {len(timed)} timed runs"
-    return "bad", f"Unstable: {who}"
+    return "bad", capital("; ".join(unstable)) if len(
+        unstable
+    ) < 3 else f"{len(unstable)} of {len(timed)} runs unstable"
+
+
+def _failure(column: Column) -> str:
+    """Why a run without reasons is not stable: it ended, and what is missing says why."""
+    found = (item for item in column.run.measurements if isinstance(item, NotMeasured))
+    return next((item.reason for item in found), "it gave no reason")

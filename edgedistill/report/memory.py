@@ -12,6 +12,7 @@ from edgedistill.report.figures import number
 
 PARTS = {
     "teacher": "engine and tokenizer",
+    "fifth": "model",
     "student": "model, anonymous",
     "exported": "model, file-backed",
     "control": "model, swapped out",
@@ -43,7 +44,7 @@ def split(found: Mapping[str, float]) -> Split | None:
     model, anonymous = found["memory_model"], found.get("memory_model_anonymous")
     parts = {"teacher": found["memory_process"] - model}
     if anonymous is None:
-        parts["student"] = model
+        parts["fifth"] = model
     else:
         parts |= {"student": anonymous, "exported": found.get("memory_model_file", model - anonymous)}
     if found.get("memory_model_swap"):

@@ -26,6 +26,7 @@ SHORT: Mapping[Contender, str] = {
     "teacher exported": "teacher, exported",
 }
 """The same where there is little room."""
+STABLE = "stable"
 SHARES = (0.5, 0.9, 0.99)
 SAMPLES = {"latency": ("timing", "latency_ms")}
 """Where the raw samples of a measurement stand, round by round."""
@@ -59,6 +60,13 @@ class Column:
         return self.kind == self.run.kind
 
     @property
+    def state(self) -> str:
+        """Whether the run kept the rules of the protocol, broke one, or found out nothing at all."""
+        if self.run.stable:
+            return STABLE
+        return "unstable" if any(isinstance(item, Measurement) for item in self.run.measurements) else "failed"
+
+    @property
     def name(self) -> str:
         """Who was measured, and where."""
         return f"{SHORT[self.run.contender]} on {self.place}"
@@ -71,7 +79,7 @@ class Column:
         """
         title = capital(WHO[self.run.contender]) if who else self.run.title
         around = self.place if who else self.run.link if self.run.link != self.run.title else ""
-        marks = (self.kind,) if self.run.stable else (self.kind, "unstable")
+        marks = (self.kind,) if self.state == STABLE else (self.kind, self.state)
         return Cell(text=title, note=around, tone="figure", marks=marks)
 
     def find(self, name: str) -> Measurement | NotMeasured:
@@ -145,9 +153,11 @@ Find = Callable[[Column], Cell | NotMeasured]
 def columns(result: Result) -> tuple[Column, ...]:
     """All columns, in the order in which the runs stand in the result."""
     found, bundles = [], 0
-    links = {run.link: run.title for run in result.runs}
+    # A baseline's title says who it is as well, so devices go by the bundle's.
+    titles = {run.link: run.title for run in result.runs if run.contender == "bundle"}
     for run in result.runs:
-        place = run.title if list(links.values()).count(run.title) == 1 else device(run)
+        title = titles.get(run.link, run.link)
+        place = title if list(titles.values()).count(title) < 2 or title == run.link else f"{title} ({run.link})"
         color = _COLORS.get(run.contender) or _BUNDLE_COLORS[bundles % len(_BUNDLE_COLORS)]
         bundles += run.contender == "bundle"
         others = [item.kind for item in run.measurements if isinstance(item, Measurement) and item.kind != run.kind]

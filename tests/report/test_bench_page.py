@@ -143,8 +143,9 @@ def test_every_figure_stands_in_page_and_twin_under_its_device_with_unit_and_kin
 ) -> None:
     result, html, twin = request.getfixturevalue(which)
     for tables in (html.tables, tables_of(twin)):
+        places = {run.link: run.title for run in result.runs if run.contender == "bundle"}
         for run in result.runs:
-            there = {cell for _, cell in cells(tables, run.title, run.kind)}
+            there = {cell for _, cell in cells(tables, places[run.link], run.kind)}
             measured = [item for item in run.measurements if isinstance(item, Measurement)]
             assert len(measured) > 6
             for item in measured:
@@ -197,7 +198,7 @@ def test_figures_of_two_kinds_never_share_a_column(make_result: Make) -> None:
     text = markdown(replace(result, runs=(mixed,), ratios=(*result.ratios[:1], ratio)))
     tables = tables_of(text)
     by_kind = {kind: dict(cells(tables[1:2], kind)) for kind in ("measured", "emulated", "predicted")}
-    assert by_kind["emulated"]["Latency, p50"].startswith("778 ms")
+    assert by_kind["emulated"]["Latency, p50"].startswith("778.0 ms")
     assert by_kind["predicted"]["Energy for one answer"].startswith("0.03")
     assert by_kind["measured"]["Latency, p50"].startswith("0.7")
     assert by_kind["measured"]["Energy for one answer"].startswith("not measured (")
@@ -206,7 +207,7 @@ def test_figures_of_two_kinds_never_share_a_column(make_result: Make) -> None:
     assert any("31.5" in cell for _, cell in cells(tables, "Against", "predicted"))
     # A chart has one kind as well: the emulated times are in a drawing of their own.
     drawn = text.split("### Time for one text")[1:]
-    assert ["778 ms" in part for part in drawn] == [False, True]
+    assert ["778.0 ms" in part for part in drawn] == [False, True]
 
 
 def test_what_changed_is_told_by_kind_with_a_verdict(three: tuple[Result, Html, str]) -> None:
@@ -292,7 +293,7 @@ def test_an_unstable_run_is_marked_and_says_why(decoder: tuple[Result, Html, str
     result, html, twin = decoder
     (unstable,) = (run for run in result.runs if not run.stable)
     for text in (html.words, plain(twin)):
-        assert "Unstable: bundle on Raspberry Pi 5" in text.split("Devices side by side")[0]
+        assert "Bundle on Raspberry Pi 5 unstable" in text.split("Devices side by side")[0]
         assert unstable.reasons[0] in text
     assert list(cells(html.tables, "Raspberry Pi 5", "unstable"))
     assert not list(cells(html.tables, "This machine", "unstable"))
@@ -334,6 +335,17 @@ def test_one_device_alone_has_a_page(make_result: Make) -> None:
     assert "0.780 ms a text, p50, 6.65 MB file, 94.8 % accuracy." in html.words
     assert "no teacher went through this benchmark" in html.words
     assert not [rows for rows in html.tables if "On the front" in rows[0][-1]]
+
+
+def test_a_run_that_failed_says_so_and_is_not_called_unstable(make_result: Make) -> None:
+    result = make_result()
+    gone = NotMeasured(name="latency", reason="the link broke after 12 s", remedy="plug it in")
+    failed = replace(result.runs[2], stable=False, measurements=(gone,), taken=(), sweep=(), accuracy=None)
+    text = markdown(replace(result, runs=(result.runs[0], failed), ratios=()))
+    assert "✗ Bundle on Chromium, desktop failed" in text
+    assert "- Bundle on Chromium, desktop: the link broke after 12 s." in text
+    assert re.search(r"^- \(\d\) the link broke after 12 s; plug it in$", text, flags=re.MULTILINE)
+    assert "unstable" not in text.split("## Whether to believe it")[0]
 
 
 def test_no_run_at_all_is_said(make_result: Make) -> None:
