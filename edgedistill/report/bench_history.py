@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgedistill.report.blocks import KINDS, MISSING, Cell, Section, label, table
 from edgedistill.report.figures import date, interval, is_exact, number, shown
-from edgedistill.report.runs import device, tokens
+from edgedistill.report.runs import Reasons, device, tokens
 from edgedistill.types import Comparison, DeviceRun, Kind, Measurement, Result
 
 DIGITS = 12
@@ -20,17 +20,24 @@ def section(result: Result, before: Result | None, comparisons: Sequence[Compari
     if before is None and not comparisons:
         return None
     rows: dict[Kind | None, list[Row]] = {kind: [] for kind in (*KINDS, None)}
+    reasons = {kind: Reasons() for kind in rows}
     if comparisons:
         for one in comparisons:
             now, then = _on(result, one.link), _on(before, one.link)
-            rows[_kind(now, then)].append(_compared(one, now, then))
+            kind = _kind(now, then)
+            rows[kind].append(_compared(one, now, then, reasons[kind]))
     else:
         for now in result.runs:
             then = _on(before, now.link)
             if now.contender == "bundle" and then is not None and now.kind == then.kind:
                 rows[now.kind] += _side_by_side(now, then)
     tables = tuple(
-        table(label(kind or MISSING), "What | Before# | Now# | Now over before# | Verdict", *found)
+        table(
+            label(kind or MISSING),
+            "What | Before# | Now# | Now over before# | Verdict",
+            *found,
+            notes=reasons[kind].notes,
+        )
         for kind, found in rows.items()
         if found
     )
@@ -44,14 +51,17 @@ def section(result: Result, before: Result | None, comparisons: Sequence[Compari
     return Section(id="history", title="Against the run before", lines=tuple(lines), tables=tables)
 
 
-def _compared(one: Comparison, now: DeviceRun | None, then: DeviceRun | None) -> Row:
+def _compared(one: Comparison, now: DeviceRun | None, then: DeviceRun | None, reasons: Reasons) -> Row:
     if one.ratio is None:
         ratio = Cell(text="the same") if one.verdict == "equal" else Cell(text=MISSING, tone="missing")
     else:
         sure = "" if is_exact(one.ratio) else interval(one.ratio, "times")
         ratio = Cell(text=shown(one.ratio, "times"), note=sure)
-    tone = {"better": "good", "worse": "bad", "equal": "", "not comparable": "missing"}[one.verdict]
-    verdict = Cell(text=one.verdict, note=one.note, tone=tone)
+    if one.verdict == "not comparable":
+        verdict = reasons.refer(one.verdict, one.note)
+    else:
+        tone = {"better": "good", "worse": "bad", "equal": ""}[one.verdict]
+        verdict = Cell(text=one.verdict, note=one.note, tone=tone)
     run = now or then
     place = one.link if run is None else device(run)
     return Cell(text=_named(one.name), note=place), _median(then, one.name), _median(now, one.name), ratio, verdict

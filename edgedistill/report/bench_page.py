@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,19 @@ from edgedistill.report import page as pages
 from edgedistill.report.blocks import MISSING, Cell, Figure, Page, Panel, Section, label
 from edgedistill.report.figures import date, interval, is_exact, number, shown
 from edgedistill.report.markdown import text
-from edgedistill.report.measurements import median_cell
-from edgedistill.report.runs import SHORT, WHO, Column, by_length, capital, columns, device, estimate_cell, sure, tokens
+from edgedistill.report.runs import (
+    SHORT,
+    WHO,
+    Column,
+    by_length,
+    capital,
+    columns,
+    device,
+    estimate_cell,
+    of_median,
+    sure,
+    tokens,
+)
 from edgedistill.types import Comparison, Contender, DeviceRun, Measurement, NotMeasured, Ratio, Result
 
 AGAINST: tuple[Contender, ...] = ("teacher", "teacher exported")
@@ -127,18 +139,19 @@ def _figures(head: Column | None) -> tuple[Figure, ...]:
         speed += [(f"First token, prompt of {tokens(chosen)}", f"first_token@{chosen}")]
     else:
         speed = [("A text, p50", "latency"), ("In batches", "throughput")]
-    fast = [Figure(title=title, value=_first(head.find(name))) for title, name in speed]
+    fast = [Figure(title=title, value=_first(head, name)) for title, name in speed]
     accuracy, kept = head.run.accuracy, head.find("answers_equal")
     good = Figure(title="Accuracy", value=_none() if accuracy is None else estimate_cell(accuracy, "share"))
     if accuracy is None and isinstance(kept, Measurement):
-        good = Figure(title="Answers equal to the host's", value=_first(kept))
+        good = Figure(title="Answers equal to the host's", value=_first(head, "answers_equal"))
     big = Figure(title="File", value=Cell(text=number(head.run.file_bytes, "bytes"), note="exact"))
-    memory = Figure(title="Memory of the process", value=_first(head.find("memory_process")))
+    memory = Figure(title="Memory of the process", value=_first(head, "memory_process"))
     return fast[0], big, good, fast[1], memory
 
 
-def _first(found: Measurement | NotMeasured) -> Cell:
-    return _none(found.reason) if isinstance(found, NotMeasured) else median_cell(found)
+def _first(head: Column, name: str) -> Cell:
+    found = of_median(name)(head)
+    return _none(found.reason) if isinstance(found, NotMeasured) else found
 
 
 def _none(reason: str = "no answers were judged") -> Cell:
@@ -160,12 +173,20 @@ def _standing(result: Result, comparisons: Sequence[Comparison]) -> tuple[tuple[
         devices = f"{len(equal)} device{'s' if len(equal) > 1 else ''}"
         found.append(("good" if same == len(equal) else "bad", f"Answers equal on {same} of {devices}"))
     if comparisons:
-        worse = sum(comparison.verdict == "worse" for comparison in comparisons)
-        better = sum(comparison.verdict == "better" for comparison in comparisons)
-        figures = f"figure{'s' if worse > 1 else ''} worse than before"
-        found.append(("bad", f"{worse} {figures}") if worse else ("good", "No figure worse than before"))
-        found += [("good", f"{better} better than before")] if better else []
+        found += _changes(comparisons)
     return tuple(found)
+
+
+def _changes(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
+    """What became worse or better; what could not be compared is no good news."""
+    count = Counter(comparison.verdict for comparison in comparisons)
+    worse, better, untold = (count[verdict] for verdict in ("worse", "better", "not comparable"))
+    if untold == len(comparisons):
+        return [("missing", "Nothing comparable with the run before")]
+    figures = f"figure{'s' if worse > 1 else ''} worse than before"
+    found = [("bad", f"{worse} {figures}") if worse else ("good", "No figure worse than before")]
+    found += [("good", f"{better} better than before")] if better else []
+    return found + ([("missing", f"{untold} not comparable")] if untold else [])
 
 
 def _clock(result: Result, head: Column | None) -> str:

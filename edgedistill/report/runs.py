@@ -134,8 +134,12 @@ class Reasons:
 
     def cell(self, found: NotMeasured) -> Cell:
         """A cell that refers to the reason."""
-        number = self._numbers.setdefault((found.reason, found.remedy or ""), len(self._numbers) + 1)
-        return Cell(text=f"{MISSING} ({number})", tone="missing")
+        return self.refer(MISSING, found.reason, found.remedy or "")
+
+    def refer(self, text: str, reason: str, remedy: str = "") -> Cell:
+        """The same behind other words."""
+        number = self._numbers.setdefault((reason, remedy), len(self._numbers) + 1)
+        return Cell(text=f"{text} ({number})", tone="missing")
 
     @property
     def notes(self) -> tuple[str, ...]:

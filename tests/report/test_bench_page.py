@@ -221,7 +221,9 @@ def test_what_changed_is_told_by_kind_with_a_verdict(three: tuple[Result, Html, 
         assert "This machine" in measured[0][0]
         assert "Cortex-A72" in emulated[0][0]
         assert "1.07×" in plain(measured[0][3])
-        assert "the earlier run is unstable" in measured[2][-1]
+        assert plain(measured[2][-1]) == "not comparable (1)"
+    assert "(1) the earlier run is unstable" in html.words
+    assert "1 not comparable" in html.words
     assert "1 figure worse than before" in html.words
     assert "2026-02-27 09:00 UTC, the same bundle" in html.words
 
@@ -346,6 +348,15 @@ def test_a_run_that_failed_says_so_and_is_not_called_unstable(make_result: Make)
     assert "- Bundle on Chromium, desktop: the link broke after 12 s." in text
     assert re.search(r"^- \(\d\) the link broke after 12 s; plug it in$", text, flags=re.MULTILINE)
     assert "unstable" not in text.split("## Whether to believe it")[0]
+
+
+def test_runs_that_cannot_be_compared_are_no_good_news(make_result: Make) -> None:
+    untold = (COMPARISONS[3], replace(COMPARISONS[3], link="local"))
+    text = markdown(make_result(), make_result(), comparisons=untold)
+    assert "- Nothing comparable with the run before" in text
+    assert "worse than before" not in text
+    mended = markdown(make_result(), make_result(), comparisons=(*untold, COMPARISONS[1]))
+    assert "- ✓ No figure worse than before\n- 2 not comparable" in mended
 
 
 def test_no_run_at_all_is_said(make_result: Make) -> None:
