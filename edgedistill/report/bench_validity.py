@@ -17,6 +17,7 @@ SETTINGS = {
     "within": "Half width at which repeats end",
     "limit_s": "Limit of the repeats",
     "rounds": "Rounds, each in fresh processes",
+    "repeated": "Disturbed processes, taken again",
 }
 NO_LIMIT = "each text once"
 TIMED = ("timing", "writing")
@@ -32,8 +33,7 @@ def validity(of: Sequence[Column]) -> Section:
     own = [column for column in of if column.own]
     unstable = [column for column in own if not column.run.stable]
     rows: list[tuple[str, Find]] = [("Rules of the protocol", _stable)]
-    rows += [(title, _setting(key)) for key, title in SETTINGS.items()]
-    rows += [(label(key), _setting(key)) for key in _further(own)]
+    rows += [(SETTINGS.get(key, label(key)), _setting(key)) for key in _settings(own)]
     rows += [
         ("Repeats ended by", _ended),
         ("Drift of the same texts, before to after", _drift),
@@ -119,9 +119,10 @@ def value_of(found: object, unit: str) -> str:
     return number(found, unit) if isinstance(found, int | float) else "not set" if found is None else str(found)
 
 
-def _further(of: Sequence[Column]) -> list[str]:
-    there = (key for column in of for found in (column.run.asked, column.run.in_effect) for key in found)
-    return [key for key in dict.fromkeys(there) if key not in SETTINGS]
+def _settings(of: Sequence[Column]) -> list[str]:
+    """The settings that any run has, the usual ones first."""
+    there = dict.fromkeys(key for column in of for found in (column.run.asked, column.run.in_effect) for key in found)
+    return [*(key for key in SETTINGS if key in there), *(key for key in there if key not in SETTINGS)]
 
 
 def _timed(column: Column) -> list[Samples]:
