@@ -107,6 +107,9 @@ def test_a_build_ends_in_a_bundle_that_verifies_and_a_report(project: Path, buil
     assert (app["file"], app["rows"]) == ("app.onnx", 240)
     assert app["file"] in card
     assert app["file"] in page
+    twin = (project / built.page).with_suffix(".md").read_text(encoding="utf-8")
+    assert app["file"] in twin
+    assert twin.startswith("# ")
     assert "app.onnx" in bundle.manifest["files"]
 
 

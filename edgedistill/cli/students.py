@@ -257,3 +257,5 @@ def report(
     else:
         show(verdict(found))
         print(f"report  {page}")
+        if (twin := page.with_suffix(".md")).is_file():
+            print(f"        {twin}")

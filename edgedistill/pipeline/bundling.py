@@ -28,6 +28,8 @@ from edgedistill.types import SPLITS, Plan, Student, TrainingPlan
 
 BUILDS = ("classification",)
 """Tasks whose students can be written for a device."""
+PAGES = {"report.html": ".html", "report.md": ".md", "report.json": ".json"}
+"""What was found out, for people, for terminals and for programs: in the store, and beside the published bundle."""
 CALIBRATION_ROWS = 200
 """Training rows from which a static recipe takes the range of activations."""
 
@@ -132,6 +134,7 @@ def _make(run: Run, known: Prepared) -> Output:
         "environment": environment(),
         "isa": sorted(isa.here()),  # it decides the range of 8-bit weights
         "runtime": hashes(RUNTIME),
+        "pages": sorted(PAGES),
     }
     for attempt in itertools.count():
         output = run.store.get("build", inputs | {"attempt": attempt}, lambda folder, _: _stages(run, known, folder))
@@ -256,21 +259,21 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
             report = replace(report, export={**report.export, "app": asdict(for_apps)})
         assemble.finish(draft.path, folder / "bundle", report)
         (folder / "report.html").write_text(render.render(report), encoding="utf-8")
+        (folder / "report.md").write_text(render.render_markdown(report), encoding="utf-8")
         (folder / "report.json").write_text(render.render_json(report), encoding="utf-8")
 
 
 def _publish(run: Run, result: Output) -> tuple[Path, Path]:
     """Puts bundle and report where the user looks for them, unless they are there already."""
     bundle = _bundle(run.request)
-    page = bundle.with_name(f"{bundle.name}.html")
     if not _same_bundle(result.path / "bundle", bundle):
         publish(result.path / "bundle", bundle, owned=manifest.is_bundle, strays=manifest.strays)
         run.changed = True
-    for source, target in (("report.html", page), ("report.json", page.with_suffix(".json"))):
-        content = (result.path / source).read_bytes()
+    for source, suffix in PAGES.items():
+        content, target = (result.path / source).read_bytes(), bundle.with_name(bundle.name + suffix)
         if not target.is_file() or target.read_bytes() != content:
             write_atomically(target, content)
-    return bundle, page
+    return bundle, bundle.with_name(f"{bundle.name}.html")
 
 
 def _bundle(request: Request) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 from edgedistill.types import Estimate, Measurement
 
@@ -86,6 +87,15 @@ def fixed(value: float, places: int, *, signed: bool = False) -> str:
     if rounded < 0:
         return MINUS + text
     return f"+{text}" if signed and rounded > 0 else text
+
+
+def date(iso: str) -> str:
+    """A moment in ISO 8601 to the minute, as people write it; what is none stays as it is."""
+    try:
+        moment = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{moment:%Y-%m-%d %H:%M}" + ("" if moment.tzinfo is None else f"{SPACE}{moment:%Z}")
 
 
 def number(value: float, unit: str) -> str:

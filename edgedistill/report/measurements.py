@@ -105,27 +105,29 @@ def _column(found: Measurement | NotMeasured, kind: Kind) -> dict[str, Cell]:
 def _cells(found: Measurement) -> list[tuple[str, Cell]]:
     """A row title and a cell for each figure of a measurement: percentiles for latency, else the median."""
     if found.name != "latency" or len(found.values) < 2:
-        return [(label(found.name), _median(found))]
+        return [(label(found.name), median_cell(found))]
     cells = []
     for name, estimate in percentiles(found):
         if estimate is None:
             cell = Cell(text=f"{MISSING}: {len(found.values)} samples are too few", tone="missing")
         else:
-            cell = _cell(found, estimate, interval(estimate, found.unit))
+            cell = cell_of(found, estimate, interval(estimate, found.unit))
         cells.append((f"{label('latency')}, {name}", cell))
     return [*cells, (f"{label('latency')}, samples", Cell(text=f"{len(found.values):,}"))]
 
 
-def _median(found: Measurement) -> Cell:
+def median_cell(found: Measurement) -> Cell:
+    """The median with its interval, else with the number of samples it is the median of."""
     estimate = middle(found)
     if estimate is None or is_exact(estimate):
         count = f"median of {len(found.values)}" if len(found.values) > 1 else ""
         return Cell(text=number(found.median, found.unit), note=count, tone="" if found.stable else "unstable")
     rough = "rough range " if found.kind == "predicted" else ""
-    return _cell(found, estimate, rough + interval(estimate, found.unit))
+    return cell_of(found, estimate, rough + interval(estimate, found.unit))
 
 
-def _cell(found: Measurement, estimate: Estimate, note: str) -> Cell:
+def cell_of(found: Measurement, estimate: Estimate, note: str) -> Cell:
+    """A figure of a measurement, marked where the measurement is unstable."""
     return Cell(text=shown(estimate, found.unit), note=note, tone="" if found.stable else "unstable")
 
 

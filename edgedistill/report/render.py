@@ -1,4 +1,4 @@
-"""The report as one page for people and as JSON for programs. Pure: a Report in, text out."""
+"""The report of a build: a page and Markdown for people, JSON for programs. Pure: a Report in, text out."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from edgedistill.report import charts, measurements, panels, sections
-from edgedistill.report.blocks import MISSING, Section, within
+from edgedistill.report import markdown, measurements, page, panels, sections
+from edgedistill.report.blocks import MISSING, Page, within
 from edgedistill.report.figures import interval, is_exact, shown
-from edgedistill.report.panels import Panel
 from edgedistill.types import Contrast, Estimate, Report
 
 SCHEMA = 1
 """The version of the JSON: it grows when a key changes its meaning or goes away."""
 
-_TEMPLATE = Path(__file__).with_name("page.html.jinja")
-
 
 def render(report: Report) -> str:
     """The whole report of a build as one page."""
+    return page.html(of_build(report))
+
+
+def render_markdown(report: Report) -> str:
+    """The same in plain Markdown."""
+    return markdown.text(of_build(report))
+
+
+def of_build(report: Report) -> Page:
+    """What stands on the page of a build."""
     held = [goal.held for goal in report.goals]
     counts = (("good", "held", True), ("bad", "missed", False), ("missing", MISSING, None))
-    return page(
+    return Page(
         name=report.name,
         about=f"on {report.device.title}",
         verdict=verdict(report),
@@ -51,48 +56,6 @@ def render(report: Report) -> str:
             sections.data(report.data),
             sections.built(report),
         ),
-    )
-
-
-def page(
-    *,
-    name: str,
-    about: str,
-    verdict: str,
-    standing: Sequence[tuple[str, str]],
-    clock: str,
-    made: str,
-    panels: Sequence[Panel],
-    sections: Sequence[Section],
-    first: Sequence[Section] = (),
-) -> str:
-    """One HTML page that loads nothing: styles and charts are inside it, scripts there are none.
-
-    Args:
-        name: of what the page is about; `about` goes on from there.
-        standing: short remarks under the verdict, each with a tone.
-        clock: where the figures of the verdict come from.
-        made: what made the page.
-        first: sections that stand before the charts.
-    """
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        name=name,
-        about=about,
-        verdict=verdict,
-        standing=standing,
-        clock=clock,
-        made=made,
-        colors=charts.THEME,
-        first=first,
-        panels=panels,
-        sections=sections,
     )
 
 

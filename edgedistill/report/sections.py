@@ -108,6 +108,7 @@ def export(report: Report) -> Section:
     steps = [
         (
             Cell(text=str(step.get("recipe", "")), note=_in_float(step.get("kept_in_float") or ())),
+            number(step["size_bytes"], "bytes") if step.get("size_bytes") else Cell(text=MISSING, tone="missing"),
             label(str(step.get("metric", ""))),
             _drop(step.get("drop")),
             Cell(text="passed", tone="good") if step.get("passed") else Cell(text="failed", tone="bad"),
@@ -119,7 +120,7 @@ def export(report: Report) -> Section:
     tables = []
     if steps:
         title = "Ladder: recipes tried, smallest first, measured"
-        tables.append(table(title, "Recipe | Metric | Drop# | Gate | Why", *steps))
+        tables.append(table(title, "Recipe | Size# | Metric | Drop# | Gate | Why", *steps))
     if errors := found.get("sensitivity"):
         title = f"Sensitivity: a logit's change when this product alone is quantized, the {SENSITIVE} largest, measured"
         worst = sorted(errors, key=lambda one: -float(one["error"]))[:SENSITIVE]

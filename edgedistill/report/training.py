@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgedistill import tasks
-from edgedistill.report import panels, sections
-from edgedistill.report.blocks import Cell, Section, label, table, within
+from edgedistill.report import page, panels, sections
+from edgedistill.report.blocks import Cell, Page, Section, label, table, within
 from edgedistill.report.figures import interval, is_exact, number, shown, unit_of
-from edgedistill.report.render import page, standing
+from edgedistill.report.render import standing
 from edgedistill.types import Arm, Contrast, Estimate
 
 SHOWN_CHARACTERS = 900
@@ -32,7 +32,7 @@ def render(training: Mapping[str, Any]) -> str:
     remarks = standing(contrasts)
     if not any(arm.name == "control" for arm in arms):
         remarks = (*remarks, ("missing", "No control arm"))
-    return page(
+    found = Page(
         name=training["name"],
         about=f"a student for {training['task']}",
         verdict=verdict(arms, contrasts, headline, training["parameters"]),
@@ -49,6 +49,7 @@ def render(training: Mapping[str, Any]) -> str:
             _settings(training),
         ),
     )
+    return page.html(found)
 
 
 def verdict(

@@ -90,7 +90,7 @@ def test_the_page_is_whole_small_and_loads_nothing(make_report: Make) -> None:
     assert "default-src 'none'" in html
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    assert html.count("<svg") == 6
+    assert html.count("<svg") == 8
 
 
 def test_the_title_names_the_model_and_the_board_and_the_verdict_is_one_sentence(make_report: Make) -> None:
