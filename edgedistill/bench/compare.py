@@ -56,6 +56,7 @@ MORE_IS_BETTER = frozenset({"rows/s", "tokens/s", "share"})
 SETTINGS = ("batch_rows", "prompt_tokens", "new_tokens", "texts_sha256")
 FEWEST_ROUNDS = 3
 """Rounds of each side; fewer say nothing of how much processes differ."""
+QUARTILE = 0.25
 MOST_INSIDE = 500
 """Samples of a round that a resample takes: more would only narrow what is far narrower than the rounds' spread."""
 
@@ -127,7 +128,11 @@ def _figure(figure: Measurement, a: DeviceRun, b: DeviceRun, texts: int, bound: 
 
 
 def difference(a: Sequence[Floats], b: Sequence[Floats], *, seed: int = 0) -> tuple[Estimate, float]:
-    """How much more B costs than A, in logarithms: the median over rounds of each round's median.
+    """How much more B costs than A, in logarithms: the lower quartile over rounds of each round's median.
+
+    What disturbs a process only adds to its costs, so the lower rounds know more than the upper ones. Of 5 % more and
+    rounds that differ by 1 %, every fifth of which is held up by 3 to 12 %, ten rounds of each find 93 % by the lower
+    quartile and 59 % by the median; neither calls a thing worse that is not.
 
     The interval resamples rounds, then what is inside them (Davison and Hinkley, 1997, section 3.8). Of n rounds the
     bootstrap sees a spread that is √((n − 1) / n) of the true one (ibid., section 2.5.1), so it is stretched by that.
@@ -141,7 +146,7 @@ def difference(a: Sequence[Floats], b: Sequence[Floats], *, seed: int = 0) -> tu
     """
     chance = np.random.default_rng(seed)
     medians = [np.array([np.median(samples) for samples in rounds]) for rounds in (a, b)]
-    value = float(np.median(medians[1]) - np.median(medians[0]))
+    value = float(np.quantile(medians[1], QUARTILE) - np.quantile(medians[0], QUARTILE))
     drawn = _drawn(b, chance) - _drawn(a, chance)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     fewest = min(len(a), len(b))
@@ -151,14 +156,13 @@ def difference(a: Sequence[Floats], b: Sequence[Floats], *, seed: int = 0) -> tu
 
 
 def _drawn(rounds: Sequence[Floats], chance: np.random.Generator) -> Floats:
-    """The median over rounds of each resample. Shape: [draws]."""
+    """The lower quartile over rounds of each resample. Shape: [draws]."""
     inside = np.empty((len(rounds), SAMPLE_DRAWS))
     for number, samples in enumerate(rounds):
         picked = chance.integers(len(samples), size=(SAMPLE_DRAWS, min(len(samples), MOST_INSIDE)))
         inside[number] = np.median(samples[picked], axis=1)
     which = chance.integers(len(rounds), size=(SAMPLE_DRAWS, len(rounds)))
-    drawn: Floats = np.median(inside[which, np.arange(SAMPLE_DRAWS)[:, None]], axis=1)
-    return drawn
+    return np.asarray(np.quantile(inside[which, np.arange(SAMPLE_DRAWS)[:, None]], QUARTILE, axis=1))
 
 
 def _by_text(sides: Sequence[Sequence[Floats]], texts: int) -> list[list[Floats]]:
@@ -238,9 +242,9 @@ def _accuracy(a: DeviceRun, b: DeviceRun, other: str) -> Iterator[Comparison]:
 def _other(a: DeviceRun, b: DeviceRun, asked_a: Mapping[str, Any], asked_b: Mapping[str, Any]) -> str:
     """What is not the same about the two runs, apart from the bundle; empty when all is."""
     machines = [run.environment.get("machine") for run in (a, b)]
-    same = [
+    same: list[tuple[str, Any, Any]] = [
         ("kind", a.kind, b.kind),
-        ("machine", *machines),
+        ("machine", machines[0], machines[1]),
         ("engine", a.engine, b.engine),
         ("threads", a.in_effect.get("threads"), b.in_effect.get("threads")),
         *((name, asked_a.get(name), asked_b.get(name)) for name in SETTINGS),

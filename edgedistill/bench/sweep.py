@@ -16,7 +16,7 @@ ROUNDS = 2
 """Up the numbers and down again, so that a device that grows warm does not speak for the small ones."""
 NEW_TOKENS = 16
 
-Point = Mapping[str, float]
+Point = Mapping[str, int | float]
 Measure = Callable[[Sequence[Any], Cell], Mapping[str, Any]]
 
 

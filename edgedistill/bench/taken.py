@@ -100,7 +100,7 @@ def center(samples: Samples, texts: int) -> float:
         return float(np.median([gap for prompt in samples["prompts"] for gap in prompt["token_ms"]]))
     latency = samples["latency_ms"]
     whole = len(latency) // texts * texts
-    return statistics.median(latency[: whole or None])
+    return float(statistics.median(latency[: whole or None]))
 
 
 def pooled(name: str, unit: str, rounds: Rounds, kind: Kind, *, stable: bool = True) -> Measurement:

@@ -12,6 +12,8 @@ from edgedistill.types import Estimate
 
 DRAWS = 10_000
 SAMPLE_DRAWS = 1000
+AT_ONCE = 2000
+"""Samples of which all resamples fit into the cache; more are drawn one resample after the other."""
 LEVEL = 0.95
 CHUNK = 200
 FEWEST = 0.5
@@ -118,11 +120,17 @@ def _resampled(samples: Samples, share: float, chance: np.random.Generator) -> F
     (Davison and Hinkley, 1997, section 3.8). Of one round this is the ordinary bootstrap.
     """
     rounds = _rounds(samples)
+    sizes = {len(one) for one in rounds}
+    if len(sizes) == 1 and len(rounds) * max(sizes) <= AT_ONCE:
+        table = np.stack(rounds)
+        which = chance.integers(len(rounds), size=(SAMPLE_DRAWS, len(rounds), 1))
+        inside = chance.integers(len(table[0]), size=(SAMPLE_DRAWS, *table.shape))
+        return np.asarray(np.quantile(table[which, inside].reshape(SAMPLE_DRAWS, -1), share, axis=1))
     drawn = np.empty(SAMPLE_DRAWS)
     for draw in range(SAMPLE_DRAWS):
         chosen = [rounds[number] for number in chance.integers(len(rounds), size=len(rounds))]
-        inside = np.concatenate([one[chance.integers(len(one), size=len(one))] for one in chosen])
-        drawn[draw] = _quantile(inside, share)
+        values = np.concatenate([one[chance.integers(len(one), size=len(one))] for one in chosen])
+        drawn[draw] = _quantile(values, share)
     return drawn
 
 

@@ -64,7 +64,8 @@ class DeviceRun:
         engine: its name and version on the device.
         file_bytes: of the model and its tokenizer.
         environment: machine, system, python, cores, ram_bytes and packages of the device, as far as it tells.
-        asked: settings asked for, and `in_effect` those that were used: threads, within, limit_s, rounds.
+        asked: settings asked for: threads (null: a sweep chose), within, limit_s, rounds.
+        in_effect: those that were used, and `repeated`: processes that were disturbed and taken again.
         stable: False when a rule of the protocol was broken; `reasons` says which and by how much.
         reasons: what broke which rule.
         measurements: every figure, or why there is none.
@@ -86,7 +87,7 @@ class DeviceRun:
     reasons: tuple[str, ...] = ()
     measurements: tuple[Measurement | NotMeasured, ...] = ()
     accuracy: Estimate | None = None
-    sweep: tuple[Mapping[str, float], ...] = ()
+    sweep: tuple[Mapping[str, int | float], ...] = ()
     taken: tuple[Taken, ...] = ()
 
 
