@@ -13,7 +13,7 @@ import numpy as np
 from edgedistill.bench import taken, validity
 from edgedistill.bench.rows import Asked
 from edgedistill.bench.sweep import Point
-from edgedistill.errors import EdgeDistillError
+from edgedistill.errors import EdgeDistillError, InputError
 from edgedistill.evaluate.stats import mean_interval
 from edgedistill.links.link import Facts, Link
 from edgedistill.types import Cell, Contender, DeviceRun, Estimate, Measurement, NotMeasured, Taken, What, Workload
@@ -22,6 +22,9 @@ NO_CLOCK = "emulation has the right instructions, not the right clock"
 COMPARED_AT_BUILD = "what a model writes is compared token by token when its file is made"
 HERE = "local"
 """The address of this machine, whose answers are the ones that others are compared with."""
+
+MEASURES = "runtime/cell.py"
+"""What takes a cell, in every bundle that can be measured."""
 
 Answers = Sequence[Any]
 
@@ -44,7 +47,16 @@ class Entrant:
 
 
 def of_bundle(folder: Path, link: Link, *, contender: Contender = "bundle") -> Entrant:
-    """A bundle on a device."""
+    """A bundle on a device.
+
+    Raises:
+        InputError: the measuring program in the bundle is of an older version, and takes no cells.
+    """
+    if not (folder / MEASURES).is_file():
+        raise InputError(
+            f"{folder} was built by an older version, whose runtime does not measure like this one",
+            hint="build or export it again",
+        )
     content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     files = [file for file in (*(folder / "model").rglob("*"), folder / "tokenizer.json") if file.is_file()]
     return Entrant(
@@ -129,7 +141,7 @@ def finished(course: Course, asked: Asked, workload: Workload, threads: int | No
     """
     entrant, link = course.entrant, course.entrant.link
     rounds = course.rounds(course.clock)
-    reasons = validity.reasons(rounds, [taken.center(samples, len(asked.texts)) for samples in rounds])
+    reasons = validity.reasons(rounds, taken.centers(rounds, len(asked.texts)))
     same = {"within": workload.within, "limit_s": workload.limit_s}
     version = course.facts.get("packages", {}).get(entrant.engine, entrant.engine_version)
     return DeviceRun(

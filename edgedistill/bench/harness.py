@@ -178,10 +178,9 @@ class _Bench:
 
     def _settled(self, course: Course) -> bool:
         """Whether the median over the rounds is known as closely as asked; a course without a clock always is."""
-        rounds = course.rounds(course.clock)
-        if not rounds or self.workload.within is None or course.failure is not None:
+        centers = taken.centers(course.rounds(course.clock), len(self.timed.texts))
+        if not centers or self.workload.within is None or course.failure is not None:
             return True
-        centers = [taken.center(samples, len(self.timed.texts)) for samples in rounds]
         found = quantile_interval([centers], 0.5)
         return (found.high - found.low) / 2 <= self.workload.within * found.value
 

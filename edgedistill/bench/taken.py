@@ -6,8 +6,6 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from edgedistill.evaluate.stats import quantile_interval
 from edgedistill.types import Kind, Measurement, NotMeasured
 
@@ -55,6 +53,9 @@ def writing(rounds: Sequence[Samples], kind: Kind, *, stable: bool) -> Iterator[
             yield pooled(name, unit, found, kind, stable=stable)
         else:
             yield NotMeasured(name=name, reason="every answer ended before there was a second token")
+    for prompt in rounds[0].get("skipped", ()):
+        for name, _, _ in PROMPT_FIGURES:
+            yield NotMeasured(name=f"{name}@{prompt['prompt_tokens']}", reason=prompt["reason"])
 
 
 def by_prompt(rounds: Sequence[Samples]) -> Iterator[tuple[str, str, Rounds]]:
@@ -90,17 +91,20 @@ def answered(samples: Samples) -> int:
     return len(samples["latency_ms"])
 
 
-def center(samples: Samples, texts: int) -> float:
-    """What one process found, as one figure in ms: the median latency over whole passes through the texts.
+def centers(rounds: Sequence[Samples], texts: int) -> list[float]:
+    """What each process found, as one figure in ms: the median latency over whole passes through the texts.
 
     Where the repeats end in the middle of a pass, the texts of its first part would count more than the others; two
     processes that ended elsewhere would then differ by their texts. Of a model that writes, ms a token.
     """
-    if "prompts" in samples:
-        return float(np.median([gap for prompt in samples["prompts"] for gap in prompt["token_ms"]]))
-    latency = samples["latency_ms"]
-    whole = len(latency) // texts * texts
-    return float(statistics.median(latency[: whole or None]))
+    found = []
+    for samples in rounds:
+        times = [gap for prompt in samples.get("prompts", ()) for gap in prompt["token_ms"]]
+        if "latency_ms" in samples:
+            whole = len(samples["latency_ms"]) // texts * texts
+            times = samples["latency_ms"][: whole or None]
+        found += [float(statistics.median(times))] if times else []
+    return found
 
 
 def pooled(name: str, unit: str, rounds: Rounds, kind: Kind, *, stable: bool = True) -> Measurement:

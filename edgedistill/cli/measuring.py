@@ -64,7 +64,7 @@ def bench(
     from edgedistill.bundle.threads import write
     from edgedistill.links.address import connect
     from edgedistill.terminal import Lines
-    from edgedistill.terminal.benches import comparison_table, result_tables
+    from edgedistill.terminal.benches import comparison_tables, result_tables
 
     told = manifest.verify(bundle).manifest
     addresses = list(dict.fromkeys(on or [HERE]))
@@ -88,7 +88,7 @@ def bench(
     if as_json:
         print_json(asdict(result) | {"comparisons": [asdict(comparison) for comparison in found]})
     else:
-        show([*result_tables(result), *(comparison_table(found) if found else ())])
+        show([*result_tables(result), *(comparison_tables(found) if found else ())])
         print(f"result  {page.with_suffix('.json')}\nreport  {page}")
     if not any(run.taken for run in result.runs):
         raise StageError("no device could be measured: " + "; ".join(_failures(result)), hint="see the reasons above")
@@ -106,13 +106,13 @@ def compare(
 
     from edgedistill.bench import compare as comparing
     from edgedistill.bench import results
-    from edgedistill.terminal.benches import comparison_table
+    from edgedistill.terminal.benches import comparison_tables
 
     found = comparing.compare(results.read(a), results.read(b))
     if as_json:
         print_json({"comparisons": [asdict(comparison) for comparison in found]})
     else:
-        show(comparison_table(found))
+        show(comparison_tables(found))
     _judge(found)
 
 

@@ -221,7 +221,7 @@ def _load_answerer(options: argparse.Namespace) -> Any:
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    from . import measure, reference
+    from . import measure
 
     told = _manifest(options)
     writes = told["engine"]["name"] in WRITERS or told.get("task") == TEXT_TO_TEXT
@@ -241,13 +241,13 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.what == "memory":
         return measure.memory(load, texts)
     if writes:
-        return measure.writing(partial(_load_writer, options), texts) | {"reference_ms": reference.times_ms()}
+        return measure.writing(partial(_load_writer, options), texts)
     if options.what == "answers":
         answer = load()
         if told.get("task") == READER:
             return {"spans": [[span.start, span.end, span.score] for span in answer(texts)]}
         return {"logits": [answer([text])[0].tolist() for text in texts]}
-    return measure.timing(load, texts, batch_rows=options.batch_rows) | {"reference_ms": reference.times_ms()}
+    return measure.timing(load, texts, batch_rows=options.batch_rows)
 
 
 if __name__ == "__main__":

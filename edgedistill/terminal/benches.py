@@ -25,21 +25,30 @@ def result_tables(result: Result) -> list[RenderableType]:
     return [*found, *(Text(f"note: {remark}") for remark in result.remarks)]
 
 
-def comparison_table(found: Sequence[Comparison]) -> list[RenderableType]:
-    """Every figure of two results: the second over the first."""
-    table = table_of("compared: the second result over the first", "figure", "ratio", "95 %", "verdict", "note")
-    links = {comparison.link for comparison in found}
-    for comparison in found:
-        ratio = comparison.ratio
-        name = comparison.name.replace("_", " ") + (f", {comparison.link}" if len(links) > 1 else "")
-        table.add_row(
-            name,
-            "" if ratio is None else f"{ratio.value:.3f}",
-            "" if ratio is None or ratio.low == ratio.high else f"{ratio.low:.3f}–{ratio.high:.3f}",
-            Text(comparison.verdict, COLORS[comparison.verdict]),
-            comparison.note,
-        )
-    return [table]
+def comparison_tables(found: Sequence[Comparison]) -> list[RenderableType]:
+    """One table a device: every figure of two results, the second over the first; below it what was not compared."""
+    shown: list[RenderableType] = []
+    for link in dict.fromkeys(comparison.link for comparison in found):
+        table = table_of(f"compared on {link}: second over first", "figure", "ratio", "95 %", "verdict")
+        notes: dict[str, list[str]] = {}
+        for one in found:
+            if one.link != link:
+                continue
+            name = one.name.replace("_", " ")
+            if one.ratio is not None or not one.note:
+                table.add_row(name, *_ratio(one), Text(one.verdict, COLORS[one.verdict]))
+            if one.note:
+                notes.setdefault(f"{one.verdict}: {{}}: {one.note}", []).append(name)
+        shown += [table] if table.row_count else []
+        shown += [Text(note.replace("{}", ", ".join(names))) for note, names in notes.items()]
+    return shown
+
+
+def _ratio(one: Comparison) -> tuple[str, str]:
+    found = one.ratio
+    if found is None:
+        return "", ""
+    return f"{found.value:.3f}", "" if found.low == found.high else f"{found.low:.3f}–{found.high:.3f}"
 
 
 def _run(run: DeviceRun) -> Iterator[RenderableType]:

@@ -197,6 +197,15 @@ def test_a_model_that_writes_has_figures_for_every_length_of_prompt(tmp_path: Pa
     assert {found.name for found in failed.measurements} == names
 
 
+def test_a_prompt_that_does_not_fit_says_so_and_the_others_are_measured(tmp_path: Path) -> None:
+    made = bundle(tmp_path / "made", engine="llama-cpp-python", task="decoder")
+    long = {"skipped": [{"prompt_tokens": 9000, "reason": "it does not fit"}]}
+    link = Made("ssh://a", change=dict.fromkeys(range(9), long))
+    (one,) = run(made, link, prompt_tokens=(16,), new_tokens=8).runs
+    assert figure(one, "decode@16").median > 0
+    assert missing(one)["decode@9000"].reason == "it does not fit"
+
+
 def test_the_result_says_what_was_measured(made: Path) -> None:
     result = run(made, Made())
     told = json.loads((made / "manifest.json").read_text())
@@ -210,3 +219,10 @@ def test_the_result_says_what_was_measured(made: Path) -> None:
 def test_nothing_to_measure_is_said(made: Path) -> None:
     with pytest.raises(InputError, match="nothing to measure"):
         harness.bench(made, [], ROWS, SHORT)
+
+
+def test_a_bundle_of_an_older_version_is_refused(made: Path) -> None:
+    (made / "runtime" / "cell.py").unlink()
+    with pytest.raises(InputError, match="built by an older version") as caught:
+        run(made, Made())
+    assert caught.value.hint == "build or export it again"
