@@ -101,6 +101,18 @@ def test_a_slower_run_against_an_earlier_result_ends_with_status_3(folder: Path,
     assert earlier.is_file()  # the slower result is kept all the same
 
 
+def test_a_run_against_an_earlier_result_takes_its_number_of_threads(folder: Path, devices: Devices) -> None:
+    devices["local"] = Made(cores=4)
+    bench(folder, "--no-write-threads")
+    kept = (folder.parent / "made-cpu.bench.json").rename(folder.parent / "earlier.bench.json")
+    (earlier,) = results.read(kept).runs
+    bench(folder, "--against", str(kept))
+    (later,) = results.read(folder.parent / "made-cpu.bench.json").runs
+    assert earlier.sweep
+    assert not later.sweep
+    assert earlier.in_effect["threads"] == later.in_effect["threads"] > 1
+
+
 def test_no_device_at_all_is_an_error_with_every_reason(folder: Path, devices: Devices) -> None:
     devices["local"] = Made(breaks_at=0)
     with pytest.raises(StageError, match="no device could be measured: local: the link broke"):

@@ -83,6 +83,11 @@ def regressions(found: Sequence[Comparison]) -> tuple[Comparison, ...]:
     return tuple(comparison for comparison in found if comparison.verdict == "worse")
 
 
+def threads_of(earlier: Result) -> dict[str, int]:
+    """The threads that each device ran with: two equally good numbers are two figures of throughput."""
+    return {run.link: int(run.in_effect["threads"]) for run in earlier.runs if run.contender == "bundle" and run.taken}
+
+
 def _runs(a: DeviceRun, b: DeviceRun, asked_a: Mapping[str, Any], asked_b: Mapping[str, Any]) -> Iterator[Comparison]:
     yield _plain("size", a.link, a.file_bytes, b.file_bytes, SIZE, more_is_better=False)
     other = _other(a, b, asked_a, asked_b)
@@ -250,7 +255,9 @@ def _other(a: DeviceRun, b: DeviceRun, asked_a: Mapping[str, Any], asked_b: Mapp
         *((name, asked_a.get(name), asked_b.get(name)) for name in SETTINGS),
     ]
     found = [
-        "other texts" if name == "texts_sha256" else f"another {name.replace('_', ' ')}: {_short(x)}, then {_short(y)}"
+        "other texts"
+        if name == "texts_sha256"
+        else f"not the same {name.replace('_', ' ')}: {_short(x)}, then {_short(y)}"
         for name, x, y in same
         if _listed(x) != _listed(y)
     ]

@@ -76,7 +76,8 @@ class Course:
 
     Attributes:
         writes: its model writes token by token.
-        threads: chosen for the timed rounds.
+        threads: of the timed rounds.
+        asked_threads: the same, where the user chose them and no sweep did.
         repeated: processes that were disturbed and taken again; their samples are gone.
         failure: what ended the course; nothing that was taken counts any more.
     """
@@ -84,6 +85,7 @@ class Course:
     entrant: Entrant
     writes: bool
     threads: int
+    asked_threads: int | None = None
     facts: Facts = field(default_factory=dict)
     sweep: tuple[Point, ...] = ()
     taken: list[Taken] = field(default_factory=list)
@@ -131,12 +133,11 @@ def said(samples: Mapping[str, Any]) -> Answers:
     return [int(np.argmax(logits)) for logits in samples["logits"]]
 
 
-def finished(course: Course, asked: Asked, workload: Workload, threads: int | None, host: Answers | str) -> DeviceRun:
+def finished(course: Course, asked: Asked, workload: Workload, host: Answers | str) -> DeviceRun:
     """The run that a course comes to.
 
     Args:
         asked: the rows that were timed.
-        threads: that the user asked for; None: a sweep chose.
         host: the host's answers, or why there are none to compare with.
     """
     entrant, link = course.entrant, course.entrant.link
@@ -152,7 +153,7 @@ def finished(course: Course, asked: Asked, workload: Workload, threads: int | No
         engine=course.facts.get("engine", f"{entrant.engine} {version}"),
         file_bytes=entrant.file_bytes,
         environment=dict(course.facts),
-        asked={"threads": threads, "rounds": workload.rounds, **same},
+        asked={"threads": course.asked_threads, "rounds": workload.rounds, **same},
         in_effect={"threads": course.threads, "rounds": len(rounds), "repeated": course.repeated, **same},
         stable=course.failure is None and not reasons,
         reasons=reasons,

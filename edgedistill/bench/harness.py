@@ -12,7 +12,7 @@ moves its times by some percent and stays for its life. A device that fails ends
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -44,7 +44,7 @@ def bench(
     asked: Asked,
     workload: Workload,
     *,
-    threads: int | None = None,
+    threads: int | Mapping[str, int] | None = None,
     host: Link | None = None,
     progress: Progress = silent,
 ) -> Result:
@@ -54,7 +54,7 @@ def bench(
         bundle: what it is all about; its manifest says what is measured.
         entrants: contenders with their links, which the caller closes.
         asked: rows; the workload says how many are taken, evenly spread.
-        threads: of every engine; None: a sweep chooses for each.
+        threads: of every engine, or of those on some links, by their address; a sweep chooses for the others.
         host: this machine, for the answers that others are compared with, where it is no entrant itself.
 
     Raises:
@@ -65,9 +65,13 @@ def bench(
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     built_for = int(manifest["engine"]["threads"])
     writes = rows.writes(manifest)
-    courses = [Course(entrant=entrant, writes=writes, threads=threads or built_for) for entrant in entrants]
+    fixed = {one.link.address: threads for one in entrants} if isinstance(threads, int) else threads or {}
+    courses = [
+        Course(entrant=entrant, writes=writes, threads=built_for, asked_threads=fixed.get(entrant.link.address))
+        for entrant in entrants
+    ]
     timed = asked.spread(workload.rows)
-    _Bench(courses, timed, asked.spread(workload.answer_rows), workload, progress).run(sweeping=threads is None)
+    _Bench(courses, timed, asked.spread(workload.answer_rows), workload, progress).run()
     answers = _host_answers(courses, host, asked.spread(workload.answer_rows), built_for)
     return Result(
         schema=SCHEMA,
@@ -83,7 +87,7 @@ def bench(
             "engine_version": manifest["engine"]["version"],
         },
         workload={**asdict(workload), "texts": len(timed.texts), "texts_sha256": digest(list(timed.texts))},
-        runs=tuple(finished(course, timed, workload, threads, answers(course.entrant.folder)) for course in courses),
+        runs=tuple(finished(course, timed, workload, answers(course.entrant.folder)) for course in courses),
         remarks=() if asked.remark is None else (asked.remark,),
     )
 
@@ -102,12 +106,14 @@ class _Bench:
         self.done = 0
         self.total = len(courses) * (2 + workload.rounds + min(workload.rounds, MEMORY_ROUNDS) + 1)
 
-    def run(self, *, sweeping: bool) -> None:
+    def run(self) -> None:
         for course in self.courses:
             with self._step(course, "looking"):
                 course.facts = course.entrant.link.look(course.entrant.folder)
         for course in self.courses:
-            if sweeping and course.can(course.clock):
+            if course.asked_threads is not None:
+                course.threads = course.asked_threads
+            elif course.can(course.clock):
                 with self._step(course, "trying numbers of threads"):
                     self._sweep(course)
         asked = self.workload.rounds
@@ -168,7 +174,9 @@ class _Bench:
             course.repeated += 1
 
     def _plain(self, course: Course, cell: Cell, number: int) -> None:
-        course.keep(cell, number, course.measure(self.timed.texts, replace(cell, within=None)))
+        # What writes sets aside the memory for a full context with its first answer, and each answer takes seconds.
+        texts = rows.spread(self.timed.texts, sweep.PROMPTS) if course.writes else self.timed.texts
+        course.keep(cell, number, course.measure(texts, replace(cell, within=None)))
 
     def _judged(self, course: Course, cell: Cell, number: int) -> None:
         """Keeps what was said, not the logits of every label: those of one round outweigh all other samples."""

@@ -41,7 +41,7 @@ def bench(
         float | None, typer.Option(min=0.001, max=0.5, help="Half width of the median's interval (default: 0.02).")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of the engine (default: what is fastest of 1, 2, 4 …).")
+        int | None, typer.Option(min=1, help="Of the engine (default: as --against had, or the fastest of 1, 2, 4 …).")
     ] = None,
     write_threads: Annotated[
         bool | None,
@@ -81,7 +81,8 @@ def bench(
         host = None if HERE in addresses else stack.enter_context(connect(HERE))
         entrants = [of_bundle(bundle, link) for link in links]
         progress = lines.begin("bench")
-        result = harness.bench(bundle, entrants, asked, settings, threads=threads, host=host, progress=progress)
+        fixed = threads if threads is not None or earlier is None else comparing.threads_of(earlier)
+        result = harness.bench(bundle, entrants, asked, settings, threads=fixed, host=host, progress=progress)
     result = write(bundle, result, wanted=write_threads)
     found = () if earlier is None else comparing.compare(earlier, result)
     page = _save(result, (out or bundle.absolute().parent) / bundle.absolute().name, earlier, found)

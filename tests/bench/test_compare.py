@@ -123,10 +123,10 @@ def test_an_unstable_run_is_not_compared_in_time_and_still_in_memory(measure: Me
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"environment": {"machine": "another"}}, "another machine: made up, then another"),
-        ({"engine": "onnxruntime 1.27.0"}, "another engine"),
-        ({"in_effect": {"threads": 4}}, "another threads: 1, then 4"),
-        ({"kind": "emulated"}, "another kind"),
+        ({"environment": {"machine": "another"}}, "not the same machine: made up, then another"),
+        ({"engine": "onnxruntime 1.27.0"}, "not the same engine"),
+        ({"in_effect": {"threads": 4}}, "not the same threads: 1, then 4"),
+        ({"kind": "emulated"}, "not the same kind"),
     ],
 )
 def test_what_is_not_the_same_is_named(usual: Result, change: dict[str, Any], said: str) -> None:
