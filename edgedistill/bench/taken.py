@@ -14,6 +14,7 @@ Figure = Measurement | NotMeasured
 Rounds = Sequence[Sequence[float]]
 
 NO_START = "this system does not say when a process starts"
+NO_SAMPLES = "the device gave no sample of it"
 NO_MEMORY = "only Linux tells a process's memory by kind"
 NO_ENERGY = "this device does not tell its energy"
 PROMPT_FIGURES = (
@@ -49,10 +50,7 @@ def writing(rounds: Sequence[Samples], kind: Kind, *, stable: bool) -> Iterator[
         values = [samples.get(f"{name}_ms") for samples in rounds]
         yield each(name, "ms", values, kind, stable=stable, reason=NO_START)
     for name, unit, found in by_prompt(rounds):
-        if any(found):
-            yield pooled(name, unit, found, kind, stable=stable)
-        else:
-            yield NotMeasured(name=name, reason="every answer ended before there was a second token")
+        yield pooled(name, unit, found, kind, stable=stable)
     for prompt in rounds[0].get("skipped", ()):
         for name, _, _ in PROMPT_FIGURES:
             yield NotMeasured(name=f"{name}@{prompt['prompt_tokens']}", reason=prompt["reason"])
@@ -107,9 +105,11 @@ def centers(rounds: Sequence[Samples], texts: int) -> list[float]:
     return found
 
 
-def pooled(name: str, unit: str, rounds: Rounds, kind: Kind, *, stable: bool = True) -> Measurement:
+def pooled(name: str, unit: str, rounds: Rounds, kind: Kind, *, stable: bool = True) -> Figure:
     """A figure with samples in every round: all of them, with the interval of their median."""
     some = [samples for samples in rounds if samples]
+    if not some:
+        return NotMeasured(name=name, reason=NO_SAMPLES)
     interval = quantile_interval(some, 0.5)
     return Measurement(
         name=name,

@@ -206,6 +206,14 @@ def test_a_prompt_that_does_not_fit_says_so_and_the_others_are_measured(tmp_path
     assert missing(one)["decode@9000"].reason == "it does not fit"
 
 
+def test_what_a_page_cannot_know_is_not_measured(made: Path) -> None:
+    unknown: dict[str, Any] = dict.fromkeys(("cold_start_ms", "throughput_rows_s", "foreign_cores", "waited_share"))
+    unknown |= {"conditions": [None, None], "reference_ms": None}
+    (one,) = run(made, Made("browser://", change=dict.fromkeys(range(9), unknown))).runs
+    assert one.stable
+    assert missing(one).keys() == {"throughput", "cold_start", "energy", "answers_equal"}
+
+
 def test_the_result_says_what_was_measured(made: Path) -> None:
     result = run(made, Made())
     told = json.loads((made / "manifest.json").read_text())
