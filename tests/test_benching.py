@@ -20,6 +20,7 @@ from edgedistill.bench.rows import Asked
 from edgedistill.cli import app
 from edgedistill.errors import BudgetMissed, InputError, StageError
 from edgedistill.links import address
+from edgedistill.report import bench_page
 from edgedistill.terminal.benches import comparison_tables, result_tables
 from edgedistill.types import Result
 from tests.bench.devices import Emulated, Made
@@ -39,6 +40,14 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Devices:
     known: Devices = {"local": Made(cores=2), "emulated://a72": Emulated("emulated://a72")}
     monkeypatch.setattr(address, "connect", known.__getitem__)
     return known
+
+
+@pytest.fixture
+def unpaged(devices: Devices, monkeypatch: pytest.MonkeyPatch) -> Devices:
+    """The same, without the seconds that the charts of a page take."""
+    for name in ("page", "markdown"):
+        monkeypatch.setattr(bench_page, name, lambda *_, **__: "a page")
+    return devices
 
 
 def bench(folder: Path, *arguments: str) -> None:
@@ -81,7 +90,7 @@ def test_a_result_and_its_page_lie_beside_the_bundle(
         assert word in out
 
 
-def test_json_is_the_result(folder: Path, devices: Devices, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_the_result(folder: Path, unpaged: Devices, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench(folder, "--json", "--threads", "1", "--out", str(tmp_path / "new" / "here"))
     told = json.loads(capsys.readouterr().out)
     assert told["comparisons"] == []
@@ -89,20 +98,20 @@ def test_json_is_the_result(folder: Path, devices: Devices, tmp_path: Path, caps
     assert json.loads((tmp_path / "new" / "here" / "made-cpu.bench.json").read_text()) == told
 
 
-def test_a_slower_run_against_an_earlier_result_ends_with_status_3(folder: Path, devices: Devices) -> None:
+def test_a_slower_run_against_an_earlier_result_ends_with_status_3(folder: Path, unpaged: Devices) -> None:
     bench(folder, "--threads", "1")
     earlier = folder.parent / "made-cpu.bench.json"
     kept = earlier.rename(folder.parent / "earlier.bench.json")
     bench(folder, "--threads", "1", "--against", str(kept))
-    devices["local"] = Made(factor=1.3)
+    unpaged["local"] = Made(factor=1.3)
     with pytest.raises(BudgetMissed, match=r"latency on local × 1\.") as caught:
         bench(folder, "--threads", "1", "--against", str(kept))
     assert caught.value.exit_code == 3
     assert earlier.is_file()  # the slower result is kept all the same
 
 
-def test_a_run_against_an_earlier_result_takes_its_number_of_threads(folder: Path, devices: Devices) -> None:
-    devices["local"] = Made(cores=4)
+def test_a_run_against_an_earlier_result_takes_its_number_of_threads(folder: Path, unpaged: Devices) -> None:
+    unpaged["local"] = Made(cores=4)
     bench(folder, "--no-write-threads")
     kept = (folder.parent / "made-cpu.bench.json").rename(folder.parent / "earlier.bench.json")
     (earlier,) = results.read(kept).runs
@@ -113,17 +122,17 @@ def test_a_run_against_an_earlier_result_takes_its_number_of_threads(folder: Pat
     assert earlier.in_effect["threads"] == later.in_effect["threads"] > 1
 
 
-def test_no_device_at_all_is_an_error_with_every_reason(folder: Path, devices: Devices) -> None:
-    devices["local"] = Made(breaks_at=0)
+def test_no_device_at_all_is_an_error_with_every_reason(folder: Path, unpaged: Devices) -> None:
+    unpaged["local"] = Made(breaks_at=0)
     with pytest.raises(StageError, match="no device could be measured: local: the link broke"):
         bench(folder)
 
 
-def test_threads_are_written_from_one_device_alone(folder: Path, devices: Devices) -> None:
+def test_threads_are_written_from_one_device_alone(folder: Path, unpaged: Devices) -> None:
     for more in (["--threads", "2"], ["--on", "local", "--on", "emulated://a72"]):
         with pytest.raises(InputError, match="what one device finds best"):
             bench(folder, "--write-threads", *more)
-    assert devices["local"].asked == []
+    assert unpaged["local"].asked == []
 
 
 def test_compare_says_equal_and_worse(written: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
