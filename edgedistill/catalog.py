@@ -93,6 +93,11 @@ class _Workload(_File):
     threads: PositiveInt
     rounds: PositiveInt
     seed: int = 0
+    answer_rows: PositiveInt = 500
+    within: Annotated[float, Field(gt=0, lt=1, strict=True)] | None = None
+    limit_s: Positive = 60.0
+    prompt_tokens: tuple[PositiveInt, ...] = ()
+    new_tokens: Annotated[int, Field(gt=1, strict=True)] = 32
 
 
 Schema = TypeVar("Schema", bound=_File)
@@ -176,7 +181,8 @@ def _read(path: Path, schema: type[Schema]) -> Schema:
     try:
         return schema.model_validate(read_toml(path))
     except ValidationError as error:
-        raise InputError(f"{path} has {problems(error)}", hint="every key is described in devices/README.md") from error
+        where = "benchmarks/README.md" if schema is _Workload else "devices/README.md"
+        raise InputError(f"{path} has {problems(error)}", hint=f"every key is described in {where}") from error
 
 
 def read_toml(path: Path) -> dict[str, object]:

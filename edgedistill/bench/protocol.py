@@ -14,32 +14,33 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 from edgedistill import catalog
-from edgedistill.bench import measurements
+from edgedistill.bench import measurements, taken, validity
 from edgedistill.bench.machine import environment
 from edgedistill.bench.measurements import Benchmark
+from edgedistill.bench.rows import spread
 from edgedistill.config import Request
-from edgedistill.evaluate.stats import quantile_interval, ratio_interval
+from edgedistill.evaluate.stats import ratio_interval
 from edgedistill.links import local
 from edgedistill.store import Output, Store, digest
 from edgedistill.teachers.local import user_bytes
-from edgedistill.types import Estimate, Measurement, NotMeasured, Progress, Subject, Teacher, Workload, silent
+from edgedistill.types import Estimate, Measurement, Progress, Subject, Teacher, Workload, silent
 
 Samples = Mapping[str, Any]
 Run = Callable[[str], Samples]
 """Runs one child: "timing" or "memory" to raw samples."""
 
-Item = TypeVar("Item")
-
-ROUNDS_AGREE_WITHIN = 0.1
+ROUNDS = 3
+"""Of a build. Its question is whether a file is several times faster, which three rounds answer."""
+MEMORY = ("memory_model", "memory_model_anonymous", "memory_process")
 TIMEOUT_PER_ROW_S = 20.0
 """So that a larger workload may take longer. A child answers each text a few times, a small teacher in milliseconds."""
 FOUND = "bench.json"
@@ -80,63 +81,19 @@ def measure(contestants: Sequence[Contestant], rounds: int, *, progress: Progres
             title=contestant.title,
             engine=contestant.engine,
             file_bytes=contestant.file_bytes,
-            measurements=(*_times(found["timing"][contestant.name]), *_memory(found["memory"][contestant.name])),
+            measurements=tuple(_figures(found, contestant.name)),
         )
         for contestant in contestants
     )
 
 
-def _times(rounds: Sequence[Samples]) -> tuple[Measurement | NotMeasured, ...]:
-    stable = all(samples["steady"] for samples in rounds)
-    return (
-        _pooled("latency", "ms", [samples["latency_ms"] for samples in rounds], stable),
-        _pooled("throughput", "rows/s", [samples["throughput_rows_s"] for samples in rounds], stable),
-        _each("cold_start", "ms", [samples["cold_start_ms"] for samples in rounds]),
-        _each("load", "ms", [samples["load_ms"] for samples in rounds]),
-        _each("first_answer", "ms", [samples["first_answer_ms"] for samples in rounds]),
-    )
-
-
-def _pooled(name: str, unit: str, rounds: Sequence[Sequence[float]], stable: bool) -> Measurement:
-    medians = [statistics.median(samples) for samples in rounds]
-    agree = max(medians) - min(medians) <= ROUNDS_AGREE_WITHIN * statistics.median(medians)
-    values = tuple(value for samples in rounds for value in samples)
-    interval = quantile_interval(np.array(rounds), 0.5)
-    return Measurement(
-        name=name,
-        unit=unit,
-        kind="measured",
-        values=values,
-        interval=(interval.low, interval.high),
-        stable=stable and agree,
-    )
-
-
-def _each(
-    name: str, unit: str, values: Sequence[float | None], reason: str = "this system does not say when a process starts"
-) -> Measurement | NotMeasured:
-    """One value a round: the least and the greatest of three are no interval of any level, so none is claimed."""
-    known = tuple(value for value in values if value is not None)
-    if not known:
-        return NotMeasured(name=name, reason=reason)
-    return Measurement(name=name, unit=unit, kind="measured", values=known)
-
-
-def _memory(rounds: Sequence[Samples]) -> tuple[Measurement | NotMeasured, ...]:
-    """What the model adds to its engine, and the whole process."""
-    return tuple(
-        _each(
-            name,
-            "bytes",
-            [None if samples[key] is None else float(samples[key][part]) for samples in rounds],
-            "only Linux tells a process's memory by kind",
-        )
-        for name, key, part in (
-            ("memory_model", "model", "rss"),
-            ("memory_model_anonymous", "model", "anonymous"),
-            ("memory_process", "process", "rss"),
-        )
-    )
+def _figures(found: Mapping[str, Mapping[str, Sequence[Samples]]], name: str) -> Iterator[taken.Figure]:
+    """What the children of one contestant came to."""
+    timing, memory = found["timing"][name], found["memory"][name]
+    medians = [statistics.median(samples["latency_ms"]) for samples in timing]
+    agree = max(medians) - min(medians) <= validity.ROUNDS_WITHIN * statistics.median(medians)
+    yield from taken.times(timing, "measured", stable=agree and all(samples["steady"] for samples in timing))
+    yield from (figure for figure in taken.memory(memory, "measured") if figure.name in MEMORY)
 
 
 def ratios(teacher: Subject, exported: Subject) -> dict[str, Estimate]:
@@ -280,15 +237,9 @@ def bench(
             teacher_contestant(teacher, chosen, workload, threads, request.data.max_tokens, file_bytes=file_bytes),
             bundle_contestant(draft.path, chosen, workload, threads),
         )
-        subjects = measure(contestants, workload.rounds, progress=progress)
+        subjects = measure(contestants, ROUNDS, progress=progress)
         found = Benchmark(subjects=subjects, environment=here)
         (folder / FOUND).write_bytes(measurements.benchmark_to_json(found))
 
     output = store.get("bench", inputs, produce)
     return measurements.benchmark_from_json((output.path / FOUND).read_bytes()), output
-
-
-def spread(items: Sequence[Item], count: int) -> list[Item]:
-    """`count` of the items, evenly spread over all of them; all when there are fewer."""
-    step = max(1.0, len(items) / count)
-    return [items[int(i * step)] for i in range(min(count, len(items)))]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.bench import measurements
-from edgedistill.bench.protocol import spread
+from edgedistill.bench.rows import spread
 from edgedistill.errors import EngineCrashed
 from edgedistill.links import emulated
 from edgedistill.store import Output, Store, digest, hashes

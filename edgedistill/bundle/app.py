@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedistill.bench.protocol import spread
+from edgedistill.bench.rows import spread
 from edgedistill.bundle import manifest
 from edgedistill.bundle.assemble import APP
 from edgedistill.errors import StageError

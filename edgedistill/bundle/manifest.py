@@ -84,6 +84,18 @@ def verify(folder: Path) -> Bundle:
     return bundle
 
 
+def set_threads(folder: Path, threads: int) -> None:
+    """Writes the number of threads that was measured to be best into a bundle, whose manifest stays whole.
+
+    Raises:
+        InputError: the folder is no bundle.
+        IntegrityError: a file of it was changed.
+    """
+    told = verify(folder).manifest
+    content = {key: value for key, value in told.items() if key not in {"schema", "files", "digest"}}
+    seal(folder, {**content, "engine": {**told["engine"], "threads": threads}})
+
+
 def is_bundle(folder: Path) -> bool:
     """Whether a folder's manifest is one that edgedistill wrote. Its files may be changed or gone."""
     try:

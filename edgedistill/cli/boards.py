@@ -1,4 +1,4 @@
-"""The commands about boards, bundles and this machine: init, targets, bench, verify, doctor."""
+"""The commands about boards, bundles and this machine: init, targets, verify, doctor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgedistill.cli.options import AsJson, Data, print_json, show
+from edgedistill.cli.options import AsJson, print_json, show
 from edgedistill.errors import EdgeDistillError, InputError
 
 app = typer.Typer()
@@ -60,28 +60,6 @@ def show_board(name: str, as_json: AsJson = False) -> None:
         print_json(asdict(device))
     else:
         show(device_tables(device))
-
-
-@app.command()
-def bench(
-    bundle: Annotated[Path, typer.Argument(help="A bundle that edgedistill build or export made.")],
-    data: Data = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a bundle on this machine: latency, cold start, throughput, memory."""
-    from dataclasses import asdict
-
-    from edgedistill.bench import alone
-    from edgedistill.bundle import manifest
-    from edgedistill.terminal import Lines, subject_table
-
-    threads = manifest.verify(bundle).manifest["engine"]["threads"]
-    with Lines(quiet=as_json) as lines:
-        subject = alone.bench(bundle, data, threads=threads, progress=lines.begin("bench"))
-    if as_json:
-        print_json(asdict(subject))
-    else:
-        show([subject_table(subject)])
 
 
 @app.command()

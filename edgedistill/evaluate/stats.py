@@ -12,12 +12,15 @@ from edgedistill.types import Estimate
 
 DRAWS = 10_000
 SAMPLE_DRAWS = 1000
+AT_ONCE = 2000
+"""Samples of which all resamples fit into the cache; more are drawn one resample after the other."""
 LEVEL = 0.95
 CHUNK = 200
 FEWEST = 0.5
 """Share of the draws that must give a figure; an interval of less would speak of lucky draws only."""
 
 Floats = NDArray[np.float64]
+Samples = Floats | Sequence[Sequence[float]]
 
 
 def mean_interval(values: Floats, *, seed: int = 0) -> Estimate:
@@ -85,38 +88,62 @@ def paired(statistic: Callable[[Floats], Floats], scores: Sequence[Floats], *, s
     return Estimate(value=value, low=float(low), high=float(high))
 
 
-def quantile_interval(samples: Floats, share: float, *, seed: int = 0) -> Estimate:
+def quantile_interval(samples: Samples, share: float, *, seed: int = 0) -> Estimate:
     """A quantile of measured samples with its bootstrap interval.
 
     Args:
-        samples: in any unit. Shape: [samples], or [rounds, samples] when they were taken in rounds.
+        samples: in any unit. Shape: [samples], or [rounds, samples] when they were taken in rounds, or a list of rounds
+            that need not be equally long.
         share: 0.5 is the median.
     """
     drawn = _resampled(samples, share, np.random.default_rng(seed))
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value=float(np.quantile(samples, share)), low=float(low), high=float(high))
+    return Estimate(value=float(np.quantile(np.concatenate(_rounds(samples)), share)), low=float(low), high=float(high))
 
 
-def ratio_interval(above: Floats, below: Floats, *, seed: int = 0) -> Estimate:
+def ratio_interval(above: Samples, below: Samples, *, seed: int = 0) -> Estimate:
     """Median of one set of samples over the median of another, with its bootstrap interval; the sets are unpaired.
 
-    Shapes: [samples], or [rounds, samples] when they were taken in rounds.
+    Shapes: as for `quantile_interval`.
     """
     chance = np.random.default_rng(seed)
     drawn = _resampled(above, 0.5, chance) / _resampled(below, 0.5, chance)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value=float(np.median(above) / np.median(below)), low=float(low), high=float(high))
+    value = np.median(np.concatenate(_rounds(above))) / np.median(np.concatenate(_rounds(below)))
+    return Estimate(value=float(value), low=float(low), high=float(high))
 
 
-def _resampled(samples: Floats, share: float, chance: np.random.Generator) -> Floats:
+def _resampled(samples: Samples, share: float, chance: np.random.Generator) -> Floats:
     """A quantile of each resample: rounds are drawn first, then samples inside each. Shape: [draws].
 
     Samples of one round share its process and its moment, so they are no independent witnesses of the next round
     (Davison and Hinkley, 1997, section 3.8). Of one round this is the ordinary bootstrap.
     """
-    table = np.atleast_2d(samples)
-    rounds, count = table.shape
-    which = chance.integers(rounds, size=(SAMPLE_DRAWS, rounds, 1))
-    inside = chance.integers(count, size=(SAMPLE_DRAWS, rounds, count))
-    drawn: Floats = np.quantile(table[which, inside].reshape(SAMPLE_DRAWS, -1), share, axis=1)
+    rounds = _rounds(samples)
+    sizes = {len(one) for one in rounds}
+    if len(sizes) == 1 and len(rounds) * max(sizes) <= AT_ONCE:
+        table = np.stack(rounds)
+        which = chance.integers(len(rounds), size=(SAMPLE_DRAWS, len(rounds), 1))
+        inside = chance.integers(len(table[0]), size=(SAMPLE_DRAWS, *table.shape))
+        return np.asarray(np.quantile(table[which, inside].reshape(SAMPLE_DRAWS, -1), share, axis=1))
+    drawn = np.empty(SAMPLE_DRAWS)
+    for draw in range(SAMPLE_DRAWS):
+        chosen = [rounds[number] for number in chance.integers(len(rounds), size=len(rounds))]
+        values = np.concatenate([one[chance.integers(len(one), size=len(one))] for one in chosen])
+        drawn[draw] = _quantile(values, share)
     return drawn
+
+
+def _quantile(values: Floats, share: float) -> float:
+    """As numpy's own, which takes ten times as long where it is asked a thousand times."""
+    at = share * (len(values) - 1)
+    below = int(at)
+    above = min(below + 1, len(values) - 1)
+    parted = np.partition(values, (below, above))
+    return float(parted[below] + (at - below) * (parted[above] - parted[below]))
+
+
+def _rounds(samples: Samples) -> list[Floats]:
+    if isinstance(samples, np.ndarray):
+        return list(np.atleast_2d(samples).astype(np.float64))
+    return [np.asarray(one, dtype=np.float64) for one in samples]

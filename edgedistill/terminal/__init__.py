@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +12,9 @@ from rich.text import Text
 from edgedistill.report import figures
 from edgedistill.report.blocks import label
 from edgedistill.terminal.lines import Lines as Lines  # for whoever shows tables, too
-from edgedistill.types import Device, NotMeasured, Plan, Subject, TrainingPlan
+from edgedistill.terminal.tables import table_of as _table
+from edgedistill.terminal.tables import value_of as _value
+from edgedistill.types import Device, NotMeasured, Plan, TrainingPlan
 
 if TYPE_CHECKING:
     from edgedistill.checkup import Finding
@@ -232,22 +233,6 @@ def device_tables(device: Device) -> list[RenderableType]:
     return [table, *(Text(f"note: {note}") for note in device.notes)]
 
 
-def subject_table(subject: Subject) -> Table:
-    """What was measured of one contestant."""
-    import numpy as np
-
-    table = _table(f"{subject.title}, {_value(subject.file_bytes, 'bytes')}", "figure", "p50", "p90", "p99", "kind")
-    for found in subject.measurements:
-        if isinstance(found, NotMeasured):
-            table.add_row(found.name, "not measured", found.reason, "", "")
-            continue
-        shares = (50, 90, 99) if len(found.values) >= 100 else (50,)
-        points = [_value(float(np.percentile(found.values, share)), found.unit) for share in shares]
-        kind = found.kind if found.stable else f"{found.kind}, unstable"
-        table.add_row(found.name.replace("_", " "), *points, *[""] * (3 - len(points)), kind)
-    return table
-
-
 def doctor_table(findings: Sequence[Finding]) -> Table:
     """What is installed and what is not."""
     table = _table("doctor", "what", "found", "state", "remedy")
@@ -331,20 +316,3 @@ def forecast_table(forecasts: Sequence[Forecast], budget: float | None) -> list[
     if budget is not None and most > budget:
         notes.append(Text(f"note: this may exceed the budget of ${budget:g}; the run stops before it does", "yellow"))
     return [table, *notes]
-
-
-def _table(title: str | None, *columns: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=number == 0)
-    return table
-
-
-def _value(value: float, unit: str) -> str:
-    if unit == "bytes":
-        return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
-    if unit == "share":
-        return f"{value:.1%}"
-    if unit == "times":
-        return f"{value:.1f} ×"
-    return f"{value:.3g} {unit}".strip() if value < 1000 else f"{value:,.0f} {unit}".strip()

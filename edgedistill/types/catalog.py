@@ -84,7 +84,19 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What a benchmark runs: which rows, how many, with how many threads."""
+    """What a benchmark runs: which rows, how many, how long and how often.
+
+    Attributes:
+        rows: that are timed, evenly spread over all that are given.
+        batch_rows: texts a call when throughput is measured.
+        threads: of both contestants in a build; a benchmark tries several numbers instead.
+        rounds: fresh processes that are timed; each is one witness of what differs from start to start.
+        answer_rows: whose answers are compared with the host's and with the rows' own.
+        within: relative half width of the 95 % interval of the median that ends the repeats; None: each text once.
+        limit_s: of one process's repeats; ends them as well.
+        prompt_tokens: lengths of the prompts of a model that writes; empty: as long as the texts are.
+        new_tokens: of each answer of a model that writes.
+    """
 
     name: str
     task: str
@@ -93,3 +105,8 @@ class Workload:
     threads: int
     rounds: int
     seed: int
+    answer_rows: int = 500
+    within: float | None = None
+    limit_s: float = 60.0
+    prompt_tokens: tuple[int, ...] = ()
+    new_tokens: int = 32

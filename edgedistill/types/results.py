@@ -19,6 +19,8 @@ class Cell:
     """One fresh process on a device, and what it is asked for there.
 
     Attributes:
+        what: "timing" (a model that answers), "writing" (one that writes token by token), "memory" or "answers".
+        threads: that the engine may start.
         batch_rows: texts a call when throughput is measured.
         within: relative half width of the 95 % interval of the median that ends the repeats; None: each text once.
         limit_s: ends the repeats as well.
@@ -37,7 +39,13 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """The raw samples of one cell in one round, as the device gave them, conditions before and after among them."""
+    """The raw samples of one cell in one round, as the device gave them, conditions before and after among them.
+
+    Attributes:
+        cell: what the process was asked for.
+        round: counted from 0.
+        samples: times in ms, memory in bytes; of answers, what was said a row, and 1 where it is the row's own label.
+    """
 
     cell: Cell
     round: int
@@ -49,10 +57,19 @@ class DeviceRun:
     """One contender on one device.
 
     Attributes:
+        contender: who was measured: what ships, the teacher in PyTorch, or the teacher as a file by the same recipe.
+        title: what people read in a table's head.
         link: the address as the user wrote it: "local", "ssh://pi@kitchen".
+        kind: of every figure in this run.
+        engine: its name and version on the device.
+        file_bytes: of the model and its tokenizer.
         environment: machine, system, python, cores, ram_bytes and packages of the device, as far as it tells.
-        asked: settings asked for, and `in_effect` those that were used: threads, within, limit_s, rounds.
+        asked: settings asked for: threads (null: a sweep chose), within, limit_s, rounds.
+        in_effect: those that were used, and `repeated`: processes that were disturbed and taken again.
         stable: False when a rule of the protocol was broken; `reasons` says which and by how much.
+        reasons: what broke which rule.
+        measurements: every figure, or why there is none.
+        accuracy: share of the rows that are answered as they are labelled.
         sweep: for each number of threads, `threads`, `latency_ms` (or `decode_tokens_s`), `low` and `high`.
         taken: raw samples, so that a stranger can compute everything again.
     """
@@ -70,13 +87,21 @@ class DeviceRun:
     reasons: tuple[str, ...] = ()
     measurements: tuple[Measurement | NotMeasured, ...] = ()
     accuracy: Estimate | None = None
-    sweep: tuple[Mapping[str, float], ...] = ()
+    sweep: tuple[Mapping[str, int | float], ...] = ()
     taken: tuple[Taken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """How many times better the bundle is than a baseline. `kind` is that of both sides: kinds are never mixed."""
+    """How many times better the bundle is than a baseline. `kind` is that of both sides: kinds are never mixed.
+
+    Attributes:
+        name: of what.
+        link: the device of both.
+        against: the baseline.
+        kind: of the figures on both sides.
+        estimate: times.
+    """
 
     name: Literal["latency", "throughput", "size", "memory", "accuracy", "decode", "prefill"]
     link: str
@@ -91,9 +116,14 @@ class Result:
 
     Attributes:
         schema: version of the JSON; it grows when a key changes its meaning or goes away.
+        version: of edgedistill.
         created: UTC, ISO 8601.
         bundle: name, target, task, recipe, digest, engine and its version.
+        workload: the settings by name, `texts` that were timed and `texts_sha256` of them.
+        runs: one a contender and device.
+        ratios: bundle against baselines.
         teacher_cost: US dollars for 1,000 answers, where the teacher is an endpoint with prices.
+        remarks: what a reader should know beside the figures.
     """
 
     schema: int

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from edgedistill.bench import machine, protocol
-from edgedistill.bench.protocol import Contestant, measure, ratios, spread
+from edgedistill.bench.protocol import Contestant, measure, ratios
+from edgedistill.bench.rows import spread
 from edgedistill.config import Request
 from edgedistill.links import local
 from edgedistill.store import Output, Store, hashes

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, normalizers, processors
 from transformers import BertConfig, BertForSequenceClassification
 
 from edgedistill import catalog, pipeline, tasks
-from edgedistill.bench import alone
+from edgedistill.bench import rows as asking
 from edgedistill.bundle import manifest
 from edgedistill.cli import app
 from edgedistill.config import Export, Goals, Request, read_request
@@ -249,8 +249,10 @@ def test_a_decoder_becomes_a_bundle_that_chats(tiny_writer: Path, talks: Path, a
     )
     assert done.returncode == 1
     assert "use chat" in done.stderr
-    with pytest.raises(InputError, match="holds a decoder, and classifiers and readers are measured"):
-        alone.bench(made.bundle, None, threads=1)
+    told = json.loads((made.bundle / "manifest.json").read_text())
+    assert asking.writes(told)
+    assert asking.workload_of(told) == "conversation"
+    assert asking.read(told, str(talks)).texts
     questions = made.bundle.parent / "questions.json"
     questions.write_text(json.dumps(["turn on the light", [{"role": "user", "content": "which song"}]]))
     command = ["-m", "runtime", "measure", "--what", "writing", "--texts", str(questions)]

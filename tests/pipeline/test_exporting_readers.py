@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from transformers import BertConfig, BertForQuestionAnswering
 
 from edgedistill import catalog, pipeline
-from edgedistill.bench import alone
+from edgedistill.bench import rows as asking
 from edgedistill.bundle import manifest
 from edgedistill.config import Request, read_request
 from edgedistill.distill import static
@@ -241,7 +241,7 @@ def test_the_same_student_as_a_graph_answers_the_same_in_onnxruntime(
     texts = [" ".join(words) for words in WORDS.values()]
     found = engine_onnx.Classifier(made.bundle)(texts)
     assert abs(found - engine_static.Classifier(tables)(texts)).max() < 1e-5
-    assert alone._texts(None, alone.FIELDS[made.kind])
+    assert asking.read(manifest.read(made.bundle).manifest, None).texts
 
 
 def test_a_board_with_one_engine_gets_the_file_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

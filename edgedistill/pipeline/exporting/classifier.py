@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from edgedistill import plan as planning
 from edgedistill import tasks
 from edgedistill.bench import target
-from edgedistill.bench.protocol import spread
+from edgedistill.bench.rows import spread
 from edgedistill.bundle import app
 from edgedistill.bundle.assemble import APP
 from edgedistill.config import DEMO, Request

@@ -15,7 +15,7 @@ from tokenizers import Encoding, Tokenizer
 from edgedistill import plan as planning
 from edgedistill import tasks
 from edgedistill.bench import target
-from edgedistill.bench.protocol import spread
+from edgedistill.bench.rows import spread
 from edgedistill.config import DEMO, Request
 from edgedistill.data import prompts, smarthome
 from edgedistill.errors import InputError

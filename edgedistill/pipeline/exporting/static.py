@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgedistill.bench import target
-from edgedistill.bench.protocol import spread
+from edgedistill.bench.rows import spread
 from edgedistill.data import rows as data
 from edgedistill.errors import InputError
 from edgedistill.export import fit

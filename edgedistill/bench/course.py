@@ -1,0 +1,218 @@
+"""One contender's way through a benchmark on one device: what was taken there, and the run that it comes to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedistill.bench import taken, validity
+from edgedistill.bench.rows import Asked
+from edgedistill.bench.sweep import Point
+from edgedistill.errors import EdgeDistillError, InputError
+from edgedistill.evaluate.stats import mean_interval
+from edgedistill.links.link import Facts, Link
+from edgedistill.types import Cell, Contender, DeviceRun, Estimate, Measurement, NotMeasured, Taken, What, Workload
+
+NO_CLOCK = "emulation has the right instructions, not the right clock"
+COMPARED_AT_BUILD = "what a model writes is compared token by token when its file is made"
+HERE = "local"
+"""The address of this machine, whose answers are the ones that others are compared with."""
+
+MEASURES = "runtime/cell.py"
+"""What takes a cell, in every bundle that can be measured."""
+
+Answers = Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrant:
+    """Who is measured, and where.
+
+    Attributes:
+        folder: what the link takes to its device: a bundle, or what a link of a teacher's own knows to run.
+    """
+
+    contender: Contender
+    title: str
+    engine: str
+    engine_version: str
+    file_bytes: int
+    folder: Path
+    link: Link
+
+
+def of_bundle(folder: Path, link: Link, *, contender: Contender = "bundle") -> Entrant:
+    """A bundle on a device.
+
+    Raises:
+        InputError: the measuring program in the bundle is of an older version, and takes no cells.
+    """
+    if not (folder / MEASURES).is_file():
+        raise InputError(
+            f"{folder} was built by an older version, whose runtime does not measure like this one",
+            hint="build or export it again",
+        )
+    content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    files = [file for file in (*(folder / "model").rglob("*"), folder / "tokenizer.json") if file.is_file()]
+    return Entrant(
+        contender=contender,
+        title=f"{content['name']}, {content['model']['recipe']}",
+        engine=content["engine"]["name"],
+        engine_version=content["engine"]["version"],
+        file_bytes=sum(file.stat().st_size for file in files),
+        folder=folder,
+        link=link,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Course:
+    """What one entrant has come to so far.
+
+    Attributes:
+        writes: its model writes token by token.
+        threads: of the timed rounds.
+        asked_threads: the same, where the user chose them and no sweep did.
+        repeated: processes that were disturbed and taken again; their samples are gone.
+        failure: what ended the course; nothing that was taken counts any more.
+    """
+
+    entrant: Entrant
+    writes: bool
+    threads: int
+    asked_threads: int | None = None
+    facts: Facts = field(default_factory=dict)
+    sweep: tuple[Point, ...] = ()
+    taken: list[Taken] = field(default_factory=list)
+    repeated: int = 0
+    failure: EdgeDistillError | None = None
+
+    @property
+    def clock(self) -> What:
+        """What its model is timed with."""
+        return "writing" if self.writes else "timing"
+
+    def can(self, what: What) -> bool:
+        """Whether the device is asked for it."""
+        return self.failure is None and what in self.entrant.link.can and not (self.writes and what == "answers")
+
+    def measure(self, texts: Sequence[Any], cell: Cell) -> Mapping[str, Any]:
+        """Runs one cell in a fresh process there."""
+        return self.entrant.link.measure(self.entrant.folder, texts, cell)
+
+    def keep(self, cell: Cell, number: int, samples: Mapping[str, Any]) -> None:
+        """Adds the samples of a cell that came to its end."""
+        self.taken.append(Taken(cell=cell, round=number, samples=samples))
+
+    def fail(self, error: EdgeDistillError) -> None:
+        """Ends the course. What a link gave before it broke may be a part of something, so nothing is kept."""
+        self.failure = error
+        self.taken.clear()
+        self.sweep = ()
+
+    def rounds(self, what: What) -> list[Mapping[str, Any]]:
+        """The samples of every process that was asked for this."""
+        return [one.samples for one in self.taken if one.cell.what == what]
+
+    @property
+    def answers(self) -> Answers | None:
+        """What it said, a label's number or a span a row."""
+        found = self.rounds("answers")
+        return found[0]["answers"] if found else None
+
+
+def said(samples: Mapping[str, Any]) -> Answers:
+    """What a device answered: the number of the likeliest label of each row, or where its span begins and ends."""
+    if "spans" in samples:
+        return [[int(start), int(end)] for start, end, _ in samples["spans"]]
+    return [int(np.argmax(logits)) for logits in samples["logits"]]
+
+
+def finished(course: Course, asked: Asked, workload: Workload, host: Answers | str) -> DeviceRun:
+    """The run that a course comes to.
+
+    Args:
+        asked: the rows that were timed.
+        host: the host's answers, or why there are none to compare with.
+    """
+    entrant, link = course.entrant, course.entrant.link
+    rounds = course.rounds(course.clock)
+    reasons = validity.reasons(rounds, taken.centers(rounds, len(asked.texts)))
+    same = {"within": workload.within, "limit_s": workload.limit_s}
+    version = course.facts.get("packages", {}).get(entrant.engine, entrant.engine_version)
+    return DeviceRun(
+        contender=entrant.contender,
+        title=link.title if entrant.contender == "bundle" else f"{entrant.title} on {link.title}",
+        link=link.address,
+        kind=link.kind,
+        engine=course.facts.get("engine", f"{entrant.engine} {version}"),
+        file_bytes=entrant.file_bytes,
+        environment=dict(course.facts),
+        asked={"threads": course.asked_threads, "rounds": workload.rounds, **same},
+        in_effect={"threads": course.threads, "rounds": len(rounds), "repeated": course.repeated, **same},
+        stable=course.failure is None and not reasons,
+        reasons=reasons,
+        measurements=tuple(_figures(course, workload, host, stable=not reasons)),
+        accuracy=_accuracy(course),
+        sweep=course.sweep,
+        taken=tuple(course.taken),
+    )
+
+
+def _figures(course: Course, workload: Workload, host: Answers | str, *, stable: bool) -> Iterator[taken.Figure]:
+    kind = course.entrant.link.kind
+    if rounds := course.rounds(course.clock):
+        yield from (taken.writing if course.writes else taken.times)(rounds, kind, stable=stable)
+        yield taken.energy(rounds, kind, stable=stable)
+    else:
+        names = ("cold_start", "load", *_of_prompts(workload)) if course.writes else taken.TIME_FIGURES
+        yield from _missing(course, course.clock, (*names, "energy"))
+    if rounds := course.rounds("memory"):
+        yield from taken.memory(rounds, kind)
+    else:
+        yield from _missing(course, "memory", [name for name, _, _ in taken.MEMORY_FIGURES])
+    yield from _equal(course, host)
+
+
+def _of_prompts(workload: Workload) -> list[str]:
+    return [f"{name}@{tokens}" for tokens in workload.prompt_tokens for name, _, _ in taken.PROMPT_FIGURES]
+
+
+def _missing(course: Course, what: What, names: Sequence[str]) -> Iterator[NotMeasured]:
+    link = course.entrant.link
+    remedy = None
+    if course.failure is not None:
+        reason, remedy = course.failure.message, course.failure.hint
+    elif link.kind == "emulated" and what == course.clock:
+        reason = NO_CLOCK
+    else:
+        reason = f"{link.title} cannot be asked for {what}"
+    yield from (NotMeasured(name=name, reason=reason, remedy=remedy) for name in names)
+
+
+def _equal(course: Course, host: Answers | str) -> Iterator[taken.Figure]:
+    name = "answers_equal"
+    if course.entrant.link.address == HERE:
+        return
+    if course.answers is None:
+        if course.writes and course.failure is None:
+            yield NotMeasured(name=name, reason=COMPARED_AT_BUILD)
+        else:
+            yield from _missing(course, "answers", [name])
+    elif isinstance(host, str):
+        yield NotMeasured(name=name, reason=host)
+    else:
+        same = sum(a == b for a, b in zip(course.answers, host, strict=True)) / len(host)
+        yield Measurement(name=name, unit="share", kind=course.entrant.link.kind, values=(same,))
+
+
+def _accuracy(course: Course) -> Estimate | None:
+    found = course.rounds("answers")
+    if not found or found[0]["right"] is None:
+        return None
+    return mean_interval(np.array(found[0]["right"], dtype=np.float64))

@@ -1,0 +1,218 @@
+"""A benchmark: every contender on every device, cell by cell in fresh processes, in rounds that are spread over all.
+
+    look        can each device run it at all?
+    sweep       a few texts with 1, 2, 4 … threads; the fewest that are as fast as the best are taken
+    round 1     timing of a, b, c; memory of a, b, c; answers of a, b, c
+    round 2     timing of c, b, a; memory of c, b, a            round 3 like round 1 …
+
+A drift of the machine meets all of them alike. Each round is a fresh process, because where a process lies in memory
+moves its times by some percent and stays for its life. A device that fails ends its own course; the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgedistill import __version__
+from edgedistill.bench import rows, sweep, taken, validity
+from edgedistill.bench.course import HERE, Answers, Course, Entrant, finished, said
+from edgedistill.bench.results import SCHEMA
+from edgedistill.bench.rows import Asked
+from edgedistill.errors import EdgeDistillError, InputError
+from edgedistill.evaluate.stats import quantile_interval
+from edgedistill.links.link import Link
+from edgedistill.store import digest
+from edgedistill.types import Cell, Progress, Result, What, Workload, silent
+
+MEMORY_ROUNDS = 3
+"""Memory hardly differs from process to process, and each round of it answers every text once more."""
+REPEATS = 5
+"""Disturbed processes of a course that are taken again. A machine that is never quiet is `unstable` all the same."""
+MOST_ROUNDS = 2
+"""Times the rounds that were asked for, where the interval over the rounds is still wider than asked."""
+
+
+def bench(
+    bundle: Path,
+    entrants: Sequence[Entrant],
+    asked: Asked,
+    workload: Workload,
+    *,
+    threads: int | Mapping[str, int] | None = None,
+    host: Link | None = None,
+    progress: Progress = silent,
+) -> Result:
+    """Measures a bundle, and whoever it is compared with, on every device.
+
+    Args:
+        bundle: what it is all about; its manifest says what is measured.
+        entrants: contenders with their links, which the caller closes.
+        asked: rows; the workload says how many are taken, evenly spread.
+        threads: of every engine, or of those on some links, by their address; a sweep chooses for the others.
+        host: this machine, for the answers that others are compared with, where it is no entrant itself.
+
+    Raises:
+        InputError: there is nothing to measure.
+    """
+    if not entrants or not asked.texts:
+        raise InputError("there is nothing to measure", hint="give a link with --on, and rows with --data")
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    built_for = int(manifest["engine"]["threads"])
+    writes = rows.writes(manifest)
+    fixed = {one.link.address: threads for one in entrants} if isinstance(threads, int) else threads or {}
+    courses = [
+        Course(entrant=entrant, writes=writes, threads=built_for, asked_threads=fixed.get(entrant.link.address))
+        for entrant in entrants
+    ]
+    timed = asked.spread(workload.rows)
+    _Bench(courses, timed, asked.spread(workload.answer_rows), workload, progress).run()
+    answers = _host_answers(courses, host, asked.spread(workload.answer_rows), built_for)
+    return Result(
+        schema=SCHEMA,
+        version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        bundle={
+            "name": manifest["name"],
+            "target": manifest["target"],
+            "task": manifest["task"],
+            "recipe": manifest["model"]["recipe"],
+            "digest": manifest["digest"],
+            "engine": manifest["engine"]["name"],
+            "engine_version": manifest["engine"]["version"],
+        },
+        workload={**asdict(workload), "texts": len(timed.texts), "texts_sha256": digest(list(timed.texts))},
+        runs=tuple(finished(course, timed, workload, answers(course.entrant.folder)) for course in courses),
+        remarks=() if asked.remark is None else (asked.remark,),
+    )
+
+
+class _Bench:
+    """The rounds of a benchmark; what comes out is in the courses."""
+
+    def __init__(
+        self, courses: Sequence[Course], timed: Asked, judged: Asked, workload: Workload, progress: Progress
+    ) -> None:
+        self.courses = courses
+        self.timed = timed
+        self.judged = judged
+        self.workload = workload
+        self.progress = progress
+        self.done = 0
+        self.total = len(courses) * (2 + workload.rounds + min(workload.rounds, MEMORY_ROUNDS) + 1)
+
+    def run(self) -> None:
+        for course in self.courses:
+            with self._step(course, "looking"):
+                course.facts = course.entrant.link.look(course.entrant.folder)
+        for course in self.courses:
+            if course.asked_threads is not None:
+                course.threads = course.asked_threads
+            elif course.can(course.clock):
+                with self._step(course, "trying numbers of threads"):
+                    self._sweep(course)
+        asked = self.workload.rounds
+        for number in range(MOST_ROUNDS * asked):
+            turn = self.courses if number % 2 == 0 else tuple(reversed(self.courses))
+            waiting = [course for course in turn if number < asked or not self._settled(course)]
+            if not waiting:
+                break
+            for course in waiting:
+                self._each(course, course.clock, number, self._timed)
+            for course in waiting:
+                if number < MEMORY_ROUNDS:
+                    self._each(course, "memory", number, self._plain)
+            for course in waiting:
+                if number == 0:
+                    self._each(course, "answers", number, self._judged)
+        self.progress(self.total, self.total)
+
+    @contextmanager
+    def _step(self, course: Course, note: str) -> Any:
+        """One step of one course: an error in it ends that course and no other."""
+        entrant = course.entrant
+        self.progress(min(self.done, self.total), self.total, f"{entrant.link.address}, {entrant.contender}, {note}")
+        self.done += 1
+        try:
+            yield
+        except EdgeDistillError as error:
+            course.fail(error)
+
+    def _each(self, course: Course, what: What, number: int, do: Callable[[Course, Cell, int], None]) -> None:
+        if course.can(what):
+            with self._step(course, f"{what}, round {number + 1}"):
+                do(course, self._cell(course, what), number)
+
+    def _cell(self, course: Course, what: What) -> Cell:
+        return Cell(
+            what=what,
+            threads=course.threads,
+            batch_rows=self.workload.batch_rows,
+            within=self.workload.within,
+            limit_s=self.workload.limit_s,
+            prompt_tokens=self.workload.prompt_tokens,
+            new_tokens=self.workload.new_tokens,
+        )
+
+    def _sweep(self, course: Course) -> None:
+        cell = self._cell(course, course.clock)
+        course.sweep = sweep.sweep(course.measure, self.timed.texts, cell, int(course.facts.get("cores") or 1))
+        course.threads = sweep.choose(course.sweep) if course.sweep else 1
+
+    def _timed(self, course: Course, cell: Cell, number: int) -> None:
+        """Takes a process that was disturbed once more, as long as that may help."""
+        while True:
+            samples = course.measure(self.timed.texts, cell)
+            if not validity.passing(samples) or validity.lasting(samples) or course.repeated == REPEATS:
+                course.keep(cell, number, samples)
+                return
+            course.repeated += 1
+
+    def _plain(self, course: Course, cell: Cell, number: int) -> None:
+        # What writes sets aside the memory for a full context with its first answer, and each answer takes seconds.
+        texts = rows.spread(self.timed.texts, sweep.PROMPTS) if course.writes else self.timed.texts
+        course.keep(cell, number, course.measure(texts, replace(cell, within=None)))
+
+    def _judged(self, course: Course, cell: Cell, number: int) -> None:
+        """Keeps what was said, not the logits of every label: those of one round outweigh all other samples."""
+        answers = said(course.measure(self.judged.texts, replace(cell, within=None)))
+        right = self.judged.labels and [int(a == b) for a, b in zip(answers, self.judged.labels, strict=True)]
+        course.keep(cell, number, {"answers": answers, "right": right})
+
+    def _settled(self, course: Course) -> bool:
+        """Whether the median over the rounds is known as closely as asked; a course without a clock always is."""
+        centers = taken.centers(course.rounds(course.clock), len(self.timed.texts))
+        if not centers or self.workload.within is None or course.failure is not None:
+            return True
+        found = quantile_interval([centers], 0.5)
+        return (found.high - found.low) / 2 <= self.workload.within * found.value
+
+
+def _host_answers(
+    courses: Sequence[Course], host: Link | None, judged: Asked, threads: int
+) -> Callable[[Path], Answers | str]:
+    """What this machine answers, by folder; taken once, and only where a device is compared with it."""
+    found: dict[Path, Answers | str] = {}
+    for course in courses:
+        if course.entrant.link.address == HERE and course.answers is not None:
+            found[course.entrant.folder] = course.answers
+
+    def answers(folder: Path) -> Answers | str:
+        compared = any(
+            course.answers is not None for course in courses if course.entrant.folder == folder
+        )  # else nobody wants to know
+        if folder not in found and compared:
+            try:
+                if host is None:
+                    return "this machine was not asked"
+                found[folder] = said(host.measure(folder, judged.texts, Cell(what="answers", threads=threads)))
+            except EdgeDistillError as error:
+                found[folder] = f"this machine could not answer: {error.message}"
+        return found.get(folder, "nothing was answered")
+
+    return answers

@@ -1,0 +1,107 @@
+"""When a figure must not be believed: the rules that raw samples are held against, each with its bound and why.
+
+A run that breaks a rule is `unstable`: it is shown, with the reason, and compared with nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Samples = Mapping[str, Any]
+
+ANCHORS_WITHIN = 0.05
+"""The same texts before and after the timed part: two windows of 20 calls on an idle core agree to 1 or 2 %."""
+ROUNDS_WITHIN = 0.1
+"""Fresh processes on an idle machine differ by 2 to 4 % from where their memory lies; a tenth is another machine."""
+FOREIGN_CORES = 0.1
+"""Other processes' load, in cores. An idle desktop has 0.01 to 0.05, a busy program on any core has 1; it takes the
+shared cache, the memory's bandwidth and the clock's reserve even where it takes no turn of ours."""
+WAITED = 0.02
+"""Share of the time in which we were ready and did not run. Each such pause is a tail of the latencies."""
+CLOCK_FELL = 0.1
+"""A clock that is a tenth lower after the timed part than before it: the board was slowed down while it was timed."""
+HOTTEST_C = 80.0
+"""Where the firmware of a Raspberry Pi begins to lower the clock (documentation/raspberry-pi/frequency-management)."""
+POWERSAVE = "powersave"
+POWERSAVE_SHARE = 0.7
+"""Of the highest clock. The governor of this name holds a Pi 4 or 5 at a third to two thirds of it; Intel's driver
+uses the same name for one that follows the load, and then the clock is near the top while we compute."""
+
+
+def lasting(samples: Samples) -> dict[str, str]:
+    """Rules that a process broke and the next one would: settings of the device, and its heat.
+
+    Returns:
+        What happened, by the name of the rule.
+    """
+    before, after = _conditions(samples)
+    found = {}
+    clock, top = after.get("clock_hz"), after.get("max_clock_hz")
+    slow = clock is None or top is None or clock < POWERSAVE_SHARE * top
+    if POWERSAVE in (before.get("governor"), after.get("governor")) and slow:
+        found["governor"] = "the clock's governor is powersave; set it to performance"
+    hottest = max((c["temperature_c"] for c in (before, after) if c.get("temperature_c") is not None), default=0.0)
+    if hottest > HOTTEST_C:
+        found["temperature"] = f"it was {hottest:.0f} °C hot, and clocks are lowered above {HOTTEST_C:.0f} °C"
+    throttled = sorted({name for condition in (before, after) for name in condition.get("throttled") or ()})
+    if throttled:
+        found["throttled"] = f"the device throttled: {', '.join(throttled)}"
+    return found
+
+
+def passing(samples: Samples) -> dict[str, str]:
+    """Rules that a process broke and the next one may keep.
+
+    Returns:
+        What happened, by the name of the rule.
+    """
+    before, after = _conditions(samples)
+    found = {}
+    if samples.get("steady") is False:
+        found["warm-up"] = "the clock never settled while warming up"
+    drift = _drift(samples.get("anchors_ms"))
+    if drift is not None and abs(drift) > ANCHORS_WITHIN:
+        found["anchors"] = f"the same texts took {drift:+.0%} at the end, and {ANCHORS_WITHIN:.0%} is allowed"
+    foreign = samples.get("foreign_cores")
+    if foreign is not None and foreign > FOREIGN_CORES:
+        found["foreign load"] = f"other programs used {foreign:.2f} cores, and {FOREIGN_CORES:g} is allowed"
+    waited = samples.get("waited_share")
+    if waited is not None and waited > WAITED:
+        found["waited"] = f"it waited for a processor in {waited:.1%} of the time, and {WAITED:.0%} is allowed"
+    clocks = before.get("clock_hz"), after.get("clock_hz")
+    if clocks[0] and clocks[1] and clocks[1] < (1 - CLOCK_FELL) * clocks[0]:
+        found["clock"] = f"the clock fell from {clocks[0] / 1e9:.2f} to {clocks[1] / 1e9:.2f} GHz"
+    return found
+
+
+def reasons(rounds: Sequence[Samples], centers: Sequence[float]) -> tuple[str, ...]:
+    """Why the timing of a contender must not be believed; empty when it may be.
+
+    Args:
+        rounds: the raw samples of each timed process.
+        centers: what each of them found, one figure a round: the median of its latencies.
+    """
+    broken: dict[str, list[str]] = {}
+    for samples in rounds:
+        for rule, what in (lasting(samples) | passing(samples)).items():
+            broken.setdefault(rule, []).append(what)
+    said = [f"{found[0]} (in {len(found)} of {len(rounds)} rounds)" for found in broken.values()]
+    if len(centers) > 1:
+        apart = (max(centers) - min(centers)) / statistics.median(centers)
+        if apart > ROUNDS_WITHIN:
+            said.append(f"rounds differ by {apart:.0%}, and {ROUNDS_WITHIN:.0%} is allowed")
+    return tuple(said)
+
+
+def _conditions(samples: Samples) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    before, after = samples.get("conditions") or ({}, {})
+    return before or {}, after or {}
+
+
+def _drift(anchors: Sequence[Sequence[float]] | None) -> float | None:
+    """How much longer the anchors took at the end; None where they were not taken twice."""
+    if not anchors or len(anchors) < 2 or not anchors[0] or not anchors[1]:
+        return None
+    return statistics.median(anchors[1]) / statistics.median(anchors[0]) - 1

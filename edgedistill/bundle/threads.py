@@ -1,0 +1,50 @@
+"""The number of threads that a benchmark found best, written into the bundle that it was found for.
+
+A bundle is built for one board, and measured on many machines. Only what was found on that board says how many threads
+it should start there, so a run elsewhere leaves the manifest as it is unless its user wants it otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from edgedistill import catalog
+from edgedistill.bundle import manifest
+from edgedistill.types import DeviceRun, Result
+
+ITSELF = {"cpu": "local", "browser": "browser"}
+"""Targets that are no board: the machine one sits at, and what runs in it."""
+
+
+def write(bundle: Path, result: Result, *, wanted: bool | None) -> Result:
+    """Writes the chosen number into a bundle's manifest, and says so in the result.
+
+    Args:
+        wanted: False: never; True: from the one device that was measured; None: from the board it was built for.
+    """
+    swept = [run for run in result.runs if run.sweep and run.contender == "bundle" and run.kind == "measured"]
+    target = str(result.bundle["target"])
+    if wanted is None:
+        swept = [run for run in swept if run.stable and is_target(target, run)]
+    if wanted is False or len(swept) != 1:
+        said = ("no number of threads was written: no device tried several",) if wanted else ()
+        return replace(result, remarks=(*result.remarks, *said))
+    threads = int(swept[0].in_effect["threads"])
+    if threads == manifest.read(bundle).manifest["engine"]["threads"]:
+        return result
+    manifest.set_threads(bundle, threads)
+    said = (f"the bundle now starts {threads} threads, as measured on {swept[0].title}",)
+    return replace(result, remarks=(*result.remarks, *said))
+
+
+def is_target(target: str, run: DeviceRun) -> bool:
+    """Whether a run was made on the board of this name: boards say what they are as their profiles are titled."""
+    scheme = run.link.partition("://")[0]
+    if target in ITSELF:
+        return scheme == ITSELF[target]
+    named = [device for device in catalog.devices() if device.name == target]
+    names = [name for device in named for name in (device.title.partition(" (")[0], *device.aliases)]
+    machine = str(run.environment.get("machine", ""))
+    return any(re.search(rf"\b{re.escape(name)}\b", machine, re.IGNORECASE) for name in names)

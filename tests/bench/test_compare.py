@@ -1,0 +1,200 @@
+"""Two results of the same bundle are equal, a slowed one is worse, and what cannot be told is not called either."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgedistill import catalog
+from edgedistill.bench import harness
+from edgedistill.bench.compare import compare, difference, regressions
+from edgedistill.bench.course import of_bundle
+from edgedistill.bench.rows import Asked
+from edgedistill.types import Comparison, DeviceRun, Result
+from tests.bench.devices import Made, bundle
+
+ROWS = Asked(texts=tuple(f"text {number}" for number in range(20)), labels=tuple(number % 2 for number in range(20)))
+SHORT = replace(catalog.workload("classification"), rows=20, rounds=5, answer_rows=20, within=None)
+
+Measure = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def measure(tmp_path_factory: pytest.TempPathFactory) -> Measure:
+    folder = bundle(tmp_path_factory.mktemp("compare") / "made")
+
+    def run(seed: int, *, workload: Any = SHORT, **device: Any) -> Result:
+        link = Made(seed=seed, **device)
+        return harness.bench(folder, [of_bundle(folder, link)], ROWS, workload, threads=1)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def usual(measure: Measure) -> Result:
+    return measure(0)
+
+
+def verdicts(a: Result, b: Result) -> dict[str, str]:
+    return {found.name: found.verdict for found in compare(a, b)}
+
+
+def named(found: tuple[Comparison, ...], name: str) -> Comparison:
+    (one,) = (comparison for comparison in found if comparison.name == name)
+    return one
+
+
+def changed(result: Result, **change: Any) -> Result:
+    (run,) = result.runs
+    return replace(result, runs=(replace(run, **change),))
+
+
+def with_samples(run: DeviceRun, **more: Any) -> DeviceRun:
+    taken = tuple(replace(one, samples=one.samples | more) if one.cell.what == "timing" else one for one in run.taken)
+    return replace(run, taken=taken)
+
+
+def test_two_runs_of_the_same_bundle_are_equal(measure: Measure, usual: Result) -> None:
+    for seed in (1, 2, 3):
+        assert set(verdicts(usual, measure(seed)).values()) == {"equal"}
+
+
+def test_five_percent_more_time_is_worse_and_less_is_better(measure: Measure, usual: Result) -> None:
+    slowed = measure(4, factor=1.05)
+    found = compare(usual, slowed)
+    latency = named(found, "latency")
+    assert latency.verdict == "worse"
+    assert latency.ratio is not None
+    assert latency.ratio.low < 1.05 < latency.ratio.high
+    assert verdicts(slowed, usual)["latency"] == "better"
+    assert {one.name for one in regressions(found)} <= {"latency", "throughput"}
+
+
+def test_what_there_should_be_more_of_is_worse_when_there_is_less(measure: Measure, usual: Result) -> None:
+    throughput = named(compare(usual, measure(4, factor=1.15)), "throughput")
+    assert throughput.verdict == "worse"
+    assert throughput.ratio is not None
+    assert throughput.ratio.low <= throughput.ratio.value <= throughput.ratio.high < 0.95
+
+
+@pytest.mark.parametrize(
+    ("slower", "rounds", "held_up", "least", "most"),
+    [(1.0, 5, 0.0, 0.0, 0.0), (1.0, 10, 0.2, 0.0, 0.03), (1.05, 5, 0.0, 0.8, 1.0), (1.05, 10, 0.2, 0.8, 1.0)],
+)
+def test_false_alarms_are_rare_and_five_percent_is_found(
+    slower: float, rounds: int, held_up: float, least: float, most: float
+) -> None:
+    """Processes that differ by 1 %, and some of which are held up by 3 to 12 %: 40 pairs of results."""
+    chance = np.random.default_rng(0)
+
+    def result(factor: float) -> list[Any]:
+        own = chance.normal(0, 0.01, rounds) + (chance.random(rounds) < held_up) * chance.uniform(0.03, 0.12, rounds)
+        return [np.log(factor) + one + chance.normal(0, 0.01, 20) for one in own]
+
+    told = 0
+    for seed in range(40):
+        found, fastest = difference(result(1.0), result(slower), seed=seed)
+        told += found.low > np.log(1.02) and fastest > np.log(1.02)
+    assert least <= told / 40 <= most
+
+
+def test_long_and_short_texts_do_not_widen_what_is_told(usual: Result, measure: Measure) -> None:
+    ratio = named(compare(usual, measure(5)), "latency").ratio
+    assert ratio is not None
+    assert ratio.high / ratio.low < 1.06  # the texts take 1 to 3 ms
+
+
+def test_an_unstable_run_is_not_compared_in_time_and_still_in_memory(measure: Measure, usual: Result) -> None:
+    hogged = measure(1, change={number: {"foreign_cores": 1.0} for number in range(100)})
+    found = compare(usual, hogged)
+    assert named(found, "latency").verdict == "not comparable"
+    assert "the second run is unstable: other programs used 1.00 cores" in named(found, "latency").note
+    assert named(found, "memory_model").verdict == "equal"
+    assert named(found, "accuracy").verdict == "equal"
+    assert regressions(found) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"environment": {"machine": "another"}}, "not the same machine: made up, then another"),
+        ({"engine": "onnxruntime 1.27.0"}, "not the same engine"),
+        ({"in_effect": {"threads": 4}}, "not the same threads: 1, then 4"),
+        ({"kind": "emulated"}, "not the same kind"),
+    ],
+)
+def test_what_is_not_the_same_is_named(usual: Result, change: dict[str, Any], said: str) -> None:
+    found = compare(usual, changed(usual, **change))
+    assert said in named(found, "latency").note
+    assert {one.verdict for one in found if one.name not in ("size", "accuracy")} == {"not comparable"}
+
+
+def test_other_texts_are_not_compared(usual: Result) -> None:
+    other = replace(usual, workload={**usual.workload, "texts_sha256": "0"})
+    assert named(compare(usual, other), "latency").note == "other texts"
+    assert named(compare(usual, other), "accuracy").verdict == "not comparable"
+
+
+def test_a_device_of_one_result_alone_is_said(usual: Result) -> None:
+    there = changed(usual, link="ssh://a")
+    assert [one.verdict for one in compare(usual, there)] == ["not comparable"] * 2
+
+
+def test_answers_that_are_less_right_are_worse_row_by_row(measure: Measure, usual: Result) -> None:
+    assert verdicts(usual, measure(1, wrong=10))["accuracy"] == "worse"
+    assert verdicts(measure(1, wrong=10), usual)["accuracy"] == "better"
+
+
+def test_a_larger_file_and_more_memory_are_worse(usual: Result) -> None:
+    (run,) = usual.runs
+    more = tuple(
+        replace(one, values=tuple(1.2 * value for value in one.values)) if one.name == "memory_process" else one  # type: ignore[union-attr, call-arg]
+        for one in run.measurements
+    )
+    found = verdicts(usual, changed(usual, measurements=more, file_bytes=6))
+    assert found["size"] == found["memory_process"] == "worse"
+    assert found["memory_model"] == "equal"
+
+
+@pytest.mark.parametrize(
+    ("machine", "factor", "verdict"),
+    [(1.0, 1.05, "worse"), (1.04, 1.05, "equal"), (1.08, 1.1, "not comparable"), (0.9, 1.0, "not comparable")],
+)
+def test_a_machine_that_is_slower_itself_is_allowed_for(
+    measure: Measure, usual: Result, machine: float, factor: float, verdict: str
+) -> None:
+    chance = random.Random(0)
+    before = replace(usual, runs=(with_samples(usual.runs[0], reference_ms=[1 + chance.random(), 1.0, 1.3]),))
+    later = measure(6, factor=factor)
+    after = replace(later, runs=(with_samples(later.runs[0], reference_ms=[machine, 2 * machine]),))
+    found = named(compare(before, after), "latency")
+    assert found.verdict == verdict
+    if verdict == "not comparable":
+        assert "the machine itself was" in found.note
+
+
+def test_too_few_rounds_say_nothing(measure: Measure, usual: Result) -> None:
+    short = measure(1, workload=replace(SHORT, rounds=2))
+    assert named(compare(usual, short), "latency").note == "3 rounds of both are needed"
+
+
+def test_what_equal_is_worth_is_said(usual: Result, measure: Measure) -> None:
+    assert "% would have been told" in named(compare(usual, measure(1)), "latency").note
+
+
+def test_figures_that_neither_has_are_left_out(usual: Result) -> None:
+    assert "energy" not in verdicts(usual, usual)
+
+
+def test_results_survive_their_file(usual: Result, tmp_path: Path) -> None:
+    from edgedistill.bench import results
+
+    results.write(usual, tmp_path / "a.bench.json")
+    assert verdicts(results.read(tmp_path / "a.bench.json"), usual).keys() == verdicts(usual, usual).keys()
+    assert set(verdicts(results.read(tmp_path / "a.bench.json"), usual).values()) == {"equal"}

@@ -1,0 +1,163 @@
+"""`edgedistill bench` and `edgedistill compare`: what is printed, what is written, and the exit statuses."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from edgedistill import catalog
+from edgedistill.bench import harness, results
+from edgedistill.bench.compare import compare
+from edgedistill.bench.course import of_bundle
+from edgedistill.bench.rows import Asked
+from edgedistill.cli import app
+from edgedistill.errors import BudgetMissed, InputError, StageError
+from edgedistill.links import address
+from edgedistill.report import bench_page
+from edgedistill.terminal.benches import comparison_tables, result_tables
+from edgedistill.types import Result
+from tests.bench.devices import Emulated, Made
+from tests.bundle.test_threads import sealed
+
+Devices = dict[str, Made]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return sealed(tmp_path / "made-cpu", "cpu")
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> Devices:
+    """What an address means while a test runs."""
+    known: Devices = {"local": Made(cores=2), "emulated://a72": Emulated("emulated://a72")}
+    monkeypatch.setattr(address, "connect", known.__getitem__)
+    return known
+
+
+@pytest.fixture
+def unpaged(devices: Devices, monkeypatch: pytest.MonkeyPatch) -> Devices:
+    """The same, without the seconds that the charts of a page take."""
+    for name in ("page", "markdown"):
+        monkeypatch.setattr(bench_page, name, lambda *_, **__: "a page")
+    return devices
+
+
+def bench(folder: Path, *arguments: str) -> None:
+    app(["bench", str(folder), "--rounds", "3", "--within", "0.2", *arguments], standalone_mode=False)
+
+
+def lines(parts: Any) -> list[str]:
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    return captured.get().splitlines()
+
+
+def result(folder: Path, *links: Made) -> Result:
+    workload = replace(catalog.workload("classification"), rounds=3, rows=9, answer_rows=4, within=None)
+    asked = Asked(texts=tuple("abcdefghi"), labels=(0, 1) * 4 + (0,), remark="so it is")
+    return harness.bench(folder, [of_bundle(folder, link) for link in links], asked, workload)
+
+
+@pytest.fixture
+def written(folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, **device: Any) -> Path:
+        results.write(result(folder, Made(**device)), tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+def test_a_result_and_its_page_lie_beside_the_bundle(
+    folder: Path, devices: Devices, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench(folder, "--on", "local", "--on", "emulated://a72")
+    out = capsys.readouterr().out
+    found = results.read(folder.parent / "made-cpu.bench.json")
+    assert [run.link for run in found.runs] == ["local", "emulated://a72"]
+    for suffix in ("html", "md"):
+        assert (folder.parent / f"made-cpu.bench.{suffix}").stat().st_size > 1000
+    for word in ("latency", "cold start", "memory peak", "threads tried", "not the right clock", "made-cpu.bench.json"):
+        assert word in out
+
+
+def test_json_is_the_result(folder: Path, unpaged: Devices, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench(folder, "--json", "--threads", "1", "--out", str(tmp_path / "new" / "here"))
+    told = json.loads(capsys.readouterr().out)
+    assert told["comparisons"] == []
+    del told["comparisons"]
+    assert json.loads((tmp_path / "new" / "here" / "made-cpu.bench.json").read_text()) == told
+
+
+def test_a_slower_run_against_an_earlier_result_ends_with_status_3(folder: Path, unpaged: Devices) -> None:
+    bench(folder, "--threads", "1")
+    earlier = folder.parent / "made-cpu.bench.json"
+    kept = earlier.rename(folder.parent / "earlier.bench.json")
+    bench(folder, "--threads", "1", "--against", str(kept))
+    unpaged["local"] = Made(factor=1.3)
+    with pytest.raises(BudgetMissed, match=r"latency on local × 1\.") as caught:
+        bench(folder, "--threads", "1", "--against", str(kept))
+    assert caught.value.exit_code == 3
+    assert earlier.is_file()  # the slower result is kept all the same
+
+
+def test_a_run_against_an_earlier_result_takes_its_number_of_threads(folder: Path, unpaged: Devices) -> None:
+    unpaged["local"] = Made(cores=4)
+    bench(folder, "--no-write-threads")
+    kept = (folder.parent / "made-cpu.bench.json").rename(folder.parent / "earlier.bench.json")
+    (earlier,) = results.read(kept).runs
+    bench(folder, "--against", str(kept))
+    (later,) = results.read(folder.parent / "made-cpu.bench.json").runs
+    assert earlier.sweep
+    assert not later.sweep
+    assert earlier.in_effect["threads"] == later.in_effect["threads"] > 1
+
+
+def test_no_device_at_all_is_an_error_with_every_reason(folder: Path, unpaged: Devices) -> None:
+    unpaged["local"] = Made(breaks_at=0)
+    with pytest.raises(StageError, match="no device could be measured: local: the link broke"):
+        bench(folder)
+
+
+def test_threads_are_written_from_one_device_alone(folder: Path, unpaged: Devices) -> None:
+    for more in (["--threads", "2"], ["--on", "local", "--on", "emulated://a72"]):
+        with pytest.raises(InputError, match="what one device finds best"):
+            bench(folder, "--write-threads", *more)
+    assert unpaged["local"].asked == []
+
+
+def test_compare_says_equal_and_worse(written: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    a, b, c = written("a"), written("b", seed=1), written("c", seed=2, factor=1.2)
+    app(["compare", str(a), str(b), "--json"], standalone_mode=False)
+    assert {one["verdict"] for one in json.loads(capsys.readouterr().out)["comparisons"]} == {"equal"}
+    with pytest.raises(BudgetMissed, match="worse than before: latency on local"):
+        app(["compare", str(a), str(c)], standalone_mode=False)
+    assert "worse" in capsys.readouterr().out
+
+
+def test_tables_fit_into_eighty_columns(folder: Path) -> None:
+    one = result(
+        folder, Made(cores=4), Emulated("emulated://cortex-a72", wrong=1), Made("ssh://pi@kitchen", breaks_at=0)
+    )
+    another = result(folder, Made(cores=4, factor=1.2, change={0: {"foreign_cores": 1.0}}))
+    told = lines([*result_tables(one), *result_tables(another), *comparison_tables(compare(one, another))])
+    assert max(map(len, told)) <= 80
+    text = " ".join(" ".join(told).split())
+    for part in (
+        "not measured: latency",
+        "plug it in",
+        "note: so it is",
+        "taken",
+        "not comparable: run: only",
+        "accuracy",
+    ):
+        assert part in text, part
