@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistill.links import browser, emulated
+from edgedistill.links import arm64_root, browser, emulated
 
 NEEDED = ("torch", "transformers", "accelerate", "tokenizers", "onnx", "onnxruntime", "altair", "vl-convert-python")
 LOW_DISK_BYTES = 2e9
@@ -71,9 +71,9 @@ def _disk() -> Finding:
 
 
 def _emulation() -> Iterator[Finding]:
-    for what, needed in (("arm64 emulation", None), ("arm64 emulation of decoders", emulated.DECODING)):
+    for what, needed in (("arm64 emulation", None), ("arm64 emulation of decoders", arm64_root.DECODING)):
         missing = emulated.missing(needed)
-        found = f"{emulated.EMULATOR}, {emulated.root()}" if missing is None else missing.reason
+        found = f"{arm64_root.EMULATOR}, {arm64_root.root()}" if missing is None else missing.reason
         remedy = "" if missing is None else missing.remedy or ""
         yield Finding(what=what, found=found, ok=missing is None, needed=False, remedy=remedy)
 

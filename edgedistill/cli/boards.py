@@ -104,12 +104,12 @@ def doctor(
 ) -> None:
     """Say what is installed here, what is not, and how to get it."""
     from edgedistill import checkup
-    from edgedistill.links import browser, emulated
+    from edgedistill.links import arm64_root, browser
     from edgedistill.terminal import doctor_table
 
     if setup_emulator:
-        print(f"arm64 root for classifiers ready in {emulated.install()}")
-        emulated.install_decoding()
+        print(f"arm64 root for classifiers ready in {arm64_root.install()}")
+        arm64_root.install_decoding()
         print("llama.cpp for decoders added to it")
     if setup_browser:
         print(f"onnxruntime-web and a tokenizer for pages ready in {browser.install()}")

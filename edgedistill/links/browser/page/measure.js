@@ -8,7 +8,6 @@ import { engine, load } from "/answer.js";
 const WINDOW = 20;
 const STEADY_WITHIN = 0.05;
 const MAX_WINDOWS = 15;
-const ANCHORS = 20;
 const LEAST_STEPS = 100; // of the clock, that one sample must take
 const LONGEST_GROUP = 1000;
 
@@ -23,16 +22,13 @@ function median(values) {
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
-// Half the 95 % interval of the median, as a share of it: between order statistics, by the normal approximation of the
-// binomial (Conover, Practical Nonparametric Statistics, section 3.2).
-function uncertainty(values) {
+// Whether the 95 % interval of the median, by order statistics, reaches no further than a share of it to either side:
+// `narrow` of the runtime.
+function narrow(values, within) {
+  const low = Math.floor(values.length / 2 - 0.98 * Math.sqrt(values.length));
+  if (low < 1) return false;
   const sorted = values.toSorted((a, b) => a - b);
-  const count = sorted.length;
-  const reach = 1.96 * Math.sqrt(count) / 2;
-  const low = Math.floor(count / 2 - reach);
-  const high = Math.ceil(count / 2 + reach);
-  if (low < 0 || high >= count) return Infinity;
-  return (sorted[high] - sorted[low]) / 2 / median(values);
+  return sorted[values.length - low] - sorted[low - 1] <= 2 * within * median(values);
 }
 
 function step() {
@@ -58,15 +54,25 @@ async function singles(rows) {
   return found;
 }
 
+const sample = () => Array.from({ length: WINDOW }, (_, at) => texts[at % texts.length]);
+
+// Until the medians of two windows in a row agree.
 async function warmUp() {
-  const sample = Array.from({ length: WINDOW }, (_, at) => texts[at % texts.length]);
-  let before = median(await singles(sample));
-  for (let windows = 2; windows <= MAX_WINDOWS; windows += 1) {
-    const now = median(await singles(sample));
-    if (Math.abs(now - before) <= STEADY_WITHIN * before) return { warm_up_calls: windows * WINDOW, steady: true };
+  const over = limit(request.limitMs);
+  let before = NaN;
+  for (let windows = 1; ; windows += 1) {
+    const now = median(await singles(sample()));
+    const steady = Math.abs(now - before) <= STEADY_WITHIN * before;
+    if (steady || windows >= MAX_WINDOWS || (windows > 1 && over())) {
+      return { typical: now, found: { warm_up_calls: windows * WINDOW, steady } };
+    }
     before = now;
   }
-  return { warm_up_calls: MAX_WINDOWS * WINDOW, steady: false };
+}
+
+function limit(milliseconds) {
+  const started = performance.now();
+  return () => performance.now() - started >= milliseconds;
 }
 
 async function ready() {
@@ -88,41 +94,41 @@ async function prepare() {
   await answer(texts.slice(0, 1));
   const first = performance.now();
   Object.assign(found, { first_answer_ms: first - before, cold_start_ms: first });
-  Object.assign(found, await warmUp());
-  const typical = median(await singles(texts.slice(0, WINDOW)));
-  group = Math.min(LONGEST_GROUP, Math.max(1, Math.ceil((LEAST_STEPS * found.clock_step_ms) / Math.max(typical, 1e-3))));
-  return { ...found, calls_a_sample: group, anchors_ms: await singles(texts.slice(0, ANCHORS)) };
+  const warm = await warmUp();
+  const least = LEAST_STEPS * found.clock_step_ms;
+  group = Math.min(LONGEST_GROUP, Math.max(1, Math.ceil(least / Math.max(warm.typical, found.clock_step_ms))));
+  return { ...found, ...warm.found, calls_a_sample: group, anchors_ms: await singles(sample()) };
 }
 
+// All texts, again and again, so that each counts alike; only the limit of time ends it among them.
 async function timed() {
   const { within, limitMs } = request;
-  const latency = [];
-  const started = performance.now();
-  const over = () => performance.now() - started >= limitMs;
-  let ended = "time";
-  passes: for (;;) {
+  const over = limit(limitMs);
+  const found = [];
+  for (;;) {
     for (const text of texts) {
-      if (within !== null && over()) break passes;
-      latency.push(await once([text]));
+      found.push(await once([text]));
+      if (within !== null && over()) return { latency_ms: found, ended_by: "time" };
     }
-    if (within === null) ended = "once";
-    else if (uncertainty(latency) <= within) ended = "interval";
-    else continue;
-    break;
+    if (within === null) return { latency_ms: found, ended_by: "once" };
+    if (narrow(found, within)) return { latency_ms: found, ended_by: "interval" };
   }
-  return { latency_ms: latency, ended_by: ended };
 }
 
 async function finish() {
-  const { batchRows } = request;
-  const after = await singles(texts.slice(0, ANCHORS));
+  const { batchRows, within, limitMs } = request;
+  const after = await singles(sample());
+  group = 1;
   const batches = [];
   for (let at = 0; at + batchRows <= texts.length; at += batchRows) batches.push(texts.slice(at, at + batchRows));
   if (!batches.length) batches.push(texts);
-  group = 1;
   for (const batch of batches.slice(0, 2)) await answer(batch);
+  const over = limit(within === null ? Infinity : limitMs);
   const throughput = [];
-  for (const batch of batches) throughput.push(batch.length / ((await once(batch)) / 1e3));
+  for (const batch of batches) {
+    throughput.push(batch.length / ((await once(batch)) / 1e3));
+    if (over()) break;
+  }
   return { anchors_ms: after, throughput_rows_s: throughput };
 }
 

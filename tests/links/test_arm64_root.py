@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from edgedistill.errors import EngineCrashed, StageError
-from edgedistill.links import emulated, local
+from edgedistill.links import arm64_root, emulated, local
 
-CAN_BE_MADE = all(shutil.which(tool) for tool in (emulated.EMULATOR, "apt-get", "dpkg")) and (
+CAN_BE_MADE = all(shutil.which(tool) for tool in (arm64_root.EMULATOR, "apt-get", "dpkg")) and (
     'VERSION_ID="12"' in Path("/etc/os-release").read_text(encoding="utf-8")
 )
 
@@ -38,13 +38,13 @@ def test_another_system_than_the_one_whose_packages_are_named_is_refused_by_its_
 ) -> None:
     monkeypatch.setattr(platform, "freedesktop_os_release", lambda: release)
     with pytest.raises(StageError, match=f"Debian 12, and this is {found}"):
-        emulated.install()
+        arm64_root.install()
 
 
 @pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian 12")
 def test_a_root_of_other_versions_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path))
-    (tmp_path / "ready.json").write_text(json.dumps(emulated.wanted() | {"onnxruntime": "1.0.0"}))
+    (tmp_path / "ready.json").write_text(json.dumps(arm64_root.wanted() | {"onnxruntime": "1.0.0"}))
     missing = emulated.missing()
     assert missing is not None
     assert "1.0.0" in missing.reason
@@ -53,25 +53,25 @@ def test_a_root_of_other_versions_is_not_used(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian 12")
 def test_a_root_without_llama_cpp_still_serves_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path))
-    (tmp_path / "ready.json").write_text(json.dumps(emulated.wanted()))
+    (tmp_path / "ready.json").write_text(json.dumps(arm64_root.wanted()))
     assert emulated.missing() is None
-    missing = emulated.missing(emulated.DECODING)
+    missing = emulated.missing(arm64_root.DECODING)
     assert missing is not None
-    assert missing.reason.endswith(f"what runs in it is xllamacpp {emulated.DECODING['xllamacpp']}")
+    assert missing.reason.endswith(f"what runs in it is xllamacpp {arm64_root.DECODING['xllamacpp']}")
     assert missing.remedy == "edgedistill doctor --setup-emulator"
     unpacked: list[str] = []
-    monkeypatch.setattr(emulated, "_unpack_debian", lambda _, names: unpacked.extend(names))
+    monkeypatch.setattr(arm64_root, "_unpack_debian", lambda _, names: unpacked.extend(names))
     with monkeypatch.context() as offline:
         offline.setattr(local, "run", refuse)
         with pytest.raises(EngineCrashed):
-            emulated.install_decoding()
+            arm64_root.install_decoding()
     assert emulated.missing() is None
-    assert emulated.missing(emulated.DECODING) is not None
-    monkeypatch.setattr(emulated, "_unpack_wheels", lambda _, pins: unpacked.extend(pins))
-    emulated.install_decoding()
+    assert emulated.missing(arm64_root.DECODING) is not None
+    monkeypatch.setattr(arm64_root, "_unpack_wheels", lambda _, pins: unpacked.extend(pins))
+    arm64_root.install_decoding()
     assert emulated.missing() is None
-    assert emulated.missing(emulated.DECODING) is None
-    assert unpacked == [*emulated.DECODING_PACKAGES, *emulated.DECODING_PACKAGES, *emulated.DECODING]
+    assert emulated.missing(arm64_root.DECODING) is None
+    assert unpacked == [*arm64_root.DECODING_PACKAGES, *arm64_root.DECODING_PACKAGES, *arm64_root.DECODING]
 
 
 def refuse(*_: object, **__: object) -> str:
@@ -84,8 +84,8 @@ def test_a_root_is_made_and_runs_arm64_python_with_the_pinned_engine(
 ) -> None:
     monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path / "root"))
     assert emulated.missing() is not None
-    emulated.install()
+    arm64_root.install()
     assert emulated.missing() is None
     program = "import platform, onnxruntime; print(platform.machine(), onnxruntime.__version__)"
     out = emulated.run(["-c", program], cpu="cortex-a72", cwd=tmp_path)
-    assert out.split() == ["aarch64", emulated.wanted()["onnxruntime"]]
+    assert out.split() == ["aarch64", arm64_root.wanted()["onnxruntime"]]
