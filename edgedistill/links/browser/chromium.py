@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from edgedistill.errors import EngineCrashed
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page, Playwright
+    from playwright.async_api import Browser, BrowserContext, Page, Playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 """Names of the browser; the first one that is there is taken."""
@@ -33,6 +33,7 @@ FEATURES = (
 """Off: a process kept ready for the next page, the pages behind the address bar, and what asks the network. What is
 left has one process that renders, and that is the page's."""
 START_S = 60.0
+LEAVE_S = 20.0
 Found = TypeVar("Found")
 
 
@@ -131,7 +132,7 @@ class Tab:
 
 
 class Chromium:
-    """Starts with its first page, and takes another process for each. After an error it is ended and started anew."""
+    """Starts with its first page, and takes another process for each."""
 
     def __init__(self, emulation: Emulation) -> None:
         self._emulation = emulation
@@ -152,31 +153,42 @@ class Chromium:
 
         self._runner = self._runner or asyncio.Runner()
         try:
-            return self._runner.run(asyncio.wait_for(self._visit(url, work), timeout_s))
+            return self._runner.run(self._visit(url, work, timeout_s))
         except TimeoutError as error:
-            self.close()
             raise EngineCrashed(
                 f"{what} did not finish in {timeout_s:.0f} s", hint="is the machine busy, or the model too large?"
             ) from error
         except Error as error:
-            self.close()
             raise EngineCrashed(f"{what} failed: {_reason(error.message)}") from error
         except BaseException:
             self.close()
             raise
+        finally:
+            if self._browser is None or not self._browser.is_connected():
+                self.close()
 
-    async def _visit(self, url: str, work: Callable[[Tab], Awaitable[Found]]) -> Found:
-        if self._browser is None or not self._browser.is_connected():
-            self._browser = await self._start()
+    async def _visit(self, url: str, work: Callable[[Tab], Awaitable[Found]], timeout_s: float) -> Found:
+        self._browser = self._browser or await self._start()
         context = await self._browser.new_context(**self._emulation.context)
-        page = await context.new_page()
-        if self._emulation.slower > 1:
-            session = await context.new_cdp_session(page)
-            await session.send("Emulation.setCPUThrottlingRate", {"rate": self._emulation.slower})
-        await page.goto(url)
-        found = await work(Tab(page, self._browser))
-        await context.close()
-        return found
+        try:
+            async with asyncio.timeout(timeout_s):
+                page = await context.new_page()
+                if self._emulation.slower > 1:
+                    session = await context.new_cdp_session(page)
+                    await session.send("Emulation.setCPUThrottlingRate", {"rate": self._emulation.slower})
+                await page.goto(url)
+                return await work(Tab(page, self._browser))
+        finally:
+            await self._leave(context)
+
+    async def _leave(self, context: BrowserContext) -> None:
+        """Closes a page, with its process; a browser that cannot do that is ended."""
+        from playwright.async_api import Error
+
+        try:
+            await asyncio.wait_for(context.close(), LEAVE_S)
+        except (Error, TimeoutError):
+            await self._end()
 
     async def _start(self) -> Browser:
         from playwright.async_api import async_playwright
@@ -192,16 +204,19 @@ class Chromium:
     def close(self) -> None:
         """Ends the browser and its driver."""
         if self._runner is not None:
-            with contextlib.suppress(Exception):  # they may be dead already
-                self._runner.run(self._end())
+            self._runner.run(self._end())
             self._runner.close()
-        self._runner = self._playwright = self._browser = None
+        self._runner = None
 
     async def _end(self) -> None:
-        if self._browser is not None:
-            await self._browser.close()
-        if self._playwright is not None:
-            await self._playwright.stop()
+        browser, playwright = self._browser, self._playwright
+        self._browser = self._playwright = None
+        with contextlib.suppress(Exception):  # both may be dead already
+            if browser is not None:
+                await browser.close()
+        with contextlib.suppress(Exception):
+            if playwright is not None:
+                await playwright.stop()
 
 
 def _reason(message: str) -> str:
