@@ -217,7 +217,7 @@ async def _memory(tab: Tab, _: Content | None) -> Mapping[str, Any]:
     await tab.ask("page.answers()")
     after = None if process is None else chromium.memory(process)
     if before is None or after is None:
-        reason = "the system does not tell the memory of the page's process: a browser in its sandbox hides it"
+        reason = "this system does not tell which process is the page's, or what it holds"
         return {"engine": None, "model": None, "process": None, "reason": reason, **_silent(tab)}
     return {
         "engine": before,
