@@ -70,17 +70,13 @@ class Emulated(PythonLink):
     def python(
         self, arguments: Sequence[str], *, where: str, files: Mapping[str, bytes], timeout_s: float, threads: int
     ) -> str:
-        """Runs arm64 Python.
-
-        Args:
-            arguments: `-m`, a module and what it is given.
-        """
+        """Runs arm64 Python; a module of the bundle has its memory counted without the emulator's."""
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content)
             given = [argument.replace("{files}", folder) for argument in arguments]
             return run(
-                [guest.__file__, *given],
+                [guest.__file__, *given] if given[0] == "-m" else given,
                 cpu=self._core,
                 cwd=Path(where),
                 environment={"OMP_NUM_THREADS": str(threads)},

@@ -153,6 +153,9 @@ def test_times_come_with_the_threads_that_there_were_and_a_clock_fine_enough(lin
     assert found["calls_a_sample"] * np.median(found["latency_ms"]) > 20 * found["clock_step_ms"]
     assert found["cold_start_ms"] > found["engine_ms"] + found["load_ms"] + found["first_answer_ms"]
     assert min(found["latency_ms"]) > 0
+    assert found["cpu_share"] > 0
+    assert 0 <= found["waited_share"] <= 1
+    assert found["foreign_cores"] >= 0
     json.dumps(found, allow_nan=False)
 
 

@@ -73,6 +73,15 @@ def memory(process: int) -> dict[str, int] | None:
     }
 
 
+def waits(process: int) -> dict[str, int]:
+    """Nanoseconds that each thread of a process was ready and had no core: the second figure of schedstat."""
+    found = {}
+    for file in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # threads end
+            found[file.parent.name] = int(file.read_text().split()[1])
+    return found
+
+
 def busy_s() -> float | None:
     """Seconds that all cores together were busy since the start; None where the system does not tell.
 

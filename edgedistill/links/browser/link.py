@@ -3,8 +3,9 @@
 The model runs in WebAssembly with SIMD, and with as many threads as the cell asks for. Model, tokenizer and engine are
 served to it by this machine alone; `page/` holds what the page does, and mirrors the bundle's runtime.
 
-What a page cannot know is null in its samples: whether it waited for a core, and what energy it took. What this machine
-knows of it is there: processor time and memory of the page's process, and how busy other programs kept the cores.
+What a page cannot know is null in its samples: its clock, its heat and what energy it took. What this machine knows of
+it is there: processor time and memory of the page's process, whether it waited for a core, and how busy other programs
+kept the cores.
 
 `browser://mobile` is the same browser made to look like a phone: its screen, its touch, its main thread four times
 slower. That is no phone: its memory has no other speed, its processor no other instructions, and the workers that are
@@ -14,9 +15,9 @@ times.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -185,26 +186,58 @@ async def _timing(tab: Tab, _: Content | None) -> Mapping[str, Any]:
     taken = await tab.ask("page.timed()")
     after = await _clocks(tab)
     finished = await tab.ask("page.finish()")
-    page, browser, busy, seconds = (
-        math.nan if start is None or end is None else end - start for start, end in zip(before, after, strict=True)
-    )
-    told = seconds >= LEAST_S and not math.isnan(busy)
     return {
         **prepared,
         **taken,
         "throughput_rows_s": finished["throughput_rows_s"],
         "anchors_ms": [prepared["anchors_ms"], finished["anchors_ms"]],
-        "seconds": seconds,
-        "cpu_share": page / seconds,
-        "foreign_cores": max(0.0, busy - browser) / seconds if told else None,
         **_silent(tab),
+        **_between(before, after),
     }
 
 
-async def _clocks(tab: Tab) -> tuple[float, float, float | None, float]:
-    """Seconds until now: processor time of the page, of all that is ours, of the machine, and the clock itself."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clocks:
+    """Seconds until now.
+
+    Attributes:
+        page: processor time of the page's process; `ours`: of all that belongs to this measurement.
+        busy: of all cores together; None where the system does not tell.
+        waits: nanoseconds that each thread of the page's process had no core.
+    """
+
+    clock: float
+    page: float
+    ours: float
+    busy: float | None
+    waits: Mapping[str, int]
+
+
+async def _clocks(tab: Tab) -> _Clocks:
     page, browser = await tab.cpu_s()
-    return page, browser + time.process_time(), chromium.busy_s(), time.perf_counter()
+    process = await tab.renderer()
+    return _Clocks(
+        clock=time.perf_counter(),
+        page=page,
+        ours=browser + time.process_time(),
+        busy=chromium.busy_s(),
+        waits={} if process is None else chromium.waits(process),
+    )
+
+
+def _between(before: _Clocks, after: _Clocks) -> Mapping[str, Any]:
+    """What this machine did in the timed part, with the names that the runtime gives it."""
+    seconds = max(1e-9, after.clock - before.clock)
+    foreign = None
+    if before.busy is not None and after.busy is not None and seconds >= LEAST_S:
+        foreign = max(0.0, after.busy - before.busy - (after.ours - before.ours)) / seconds
+    waited = [told - before.waits.get(thread, 0) for thread, told in after.waits.items()]
+    return {
+        "seconds": seconds,
+        "cpu_share": (after.page - before.page) / seconds,
+        "foreign_cores": foreign,
+        "waited_share": min(1.0, max(waited) / 1e9 / seconds) if waited else None,
+    }
 
 
 async def _memory(tab: Tab, _: Content | None) -> Mapping[str, Any]:
@@ -239,6 +272,7 @@ def _silent(tab: Tab) -> Mapping[str, Any]:
     """The conditions: the threads that there were, and null for what a page does not tell."""
     return {
         "threads": tab.threads,
+        "foreign_cores": None,
         "waited_share": None,
         "energy_j": None,
         "energy_reason": "a page does not know what it takes",
