@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistill.links import emulated
+from edgedistill.links import arm64_root, browser, emulated
 
 NEEDED = ("torch", "transformers", "accelerate", "tokenizers", "onnx", "onnxruntime", "altair", "vl-convert-python")
 LOW_DISK_BYTES = 2e9
@@ -29,7 +29,7 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Everything worth knowing before a build."""
-    return [_python(), *_packages(), _demo(), _disk(), *_emulation()]
+    return [_python(), *_packages(), _demo(), _disk(), *_emulation(), _browser()]
 
 
 def _python() -> Finding:
@@ -71,11 +71,22 @@ def _disk() -> Finding:
 
 
 def _emulation() -> Iterator[Finding]:
-    for what, needed in (("arm64 emulation", None), ("arm64 emulation of decoders", emulated.DECODING)):
+    for what, needed in (("arm64 emulation", None), ("arm64 emulation of decoders", arm64_root.DECODING)):
         missing = emulated.missing(needed)
-        found = f"{emulated.EMULATOR}, {emulated.root()}" if missing is None else missing.reason
+        found = f"{arm64_root.EMULATOR}, {arm64_root.root()}" if missing is None else missing.reason
         remedy = "" if missing is None else missing.remedy or ""
         yield Finding(what=what, found=found, ok=missing is None, needed=False, remedy=remedy)
+
+
+def _browser() -> Finding:
+    problems = browser.missing()
+    return Finding(
+        what="measuring in a browser",
+        found="; ".join(problem.what for problem in problems) or f"{browser.program()}, {browser.root()}",
+        ok=not problems,
+        needed=False,
+        remedy="; ".join(problem.remedy for problem in problems),
+    )
 
 
 def _version(package: str) -> str | None:

@@ -20,7 +20,7 @@ import numpy as np
 from edgedistill.bench import greedy
 from edgedistill.bench.target import TIMEOUT_S, Found, core_of, kept
 from edgedistill.export.gguf import engine
-from edgedistill.links import emulated, local
+from edgedistill.links import arm64_root, emulated, local
 from edgedistill.store import Store, digest
 from edgedistill.types import Device, Measurement, NotMeasured
 
@@ -49,7 +49,7 @@ def kept_equal(file: Path, sha256: str, device: Device, prompts: Tokens, *, weig
         prompts: token ids; the 20 shortest are asked, as an emulated core reads slowly.
         weights: how many the file has.
     """
-    core = core_of(device, emulated.missing(emulated.DECODING))
+    core = core_of(device, emulated.missing(arm64_root.DECODING))
     if isinstance(core, NotMeasured):
         return (core,)
     package = package_here()
@@ -64,7 +64,7 @@ def kept_equal(file: Path, sha256: str, device: Device, prompts: Tokens, *, weig
         "file": sha256,
         "emulated_cpu": core,
         "isa": device.isa,
-        "packages": [emulated.DECODING, package],
+        "packages": [arm64_root.DECODING, package],
         "prompts": digest(asked),
         "new_tokens": NEW_TOKENS,
     }
@@ -83,18 +83,18 @@ def _work(prompts: Tokens) -> int:
 
 def package_here() -> tuple[str, str] | None:
     """What the file is asked with on this machine: the emulated package in the same version, or else the bundle's."""
-    for name in (*emulated.DECODING, BUNDLED):
+    for name in (*arm64_root.DECODING, BUNDLED):
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        if version == emulated.DECODING.get(name, version):
+        if version == arm64_root.DECODING.get(name, version):
             return name, version
     return None
 
 
 def _find(file: Path, device: Device, core: str, package: tuple[str, str], prompts: Tokens) -> Found:
-    ((name, version),) = emulated.DECODING.items()
+    ((name, version),) = arm64_root.DECODING.items()
 
     def on_core(command: list[str | Path], cwd: Path) -> str:
         return emulated.run(command, cpu=core, cwd=cwd, environment=PATIENT, timeout_s=TIMEOUT_S)

@@ -76,16 +76,21 @@ def doctor(
     setup_emulator: Annotated[
         bool, typer.Option("--setup-emulator", help="Set up arm64 emulation (on Debian 12, 270 MB).")
     ] = False,
+    setup_browser: Annotated[
+        bool, typer.Option("--setup-browser", help="Set up what a browser's page runs bundles on (needs npm, 13 MB).")
+    ] = False,
 ) -> None:
     """Say what is installed here, what is not, and how to get it."""
     from edgedistill import checkup
-    from edgedistill.links import emulated
+    from edgedistill.links import arm64_root, browser
     from edgedistill.terminal import doctor_table
 
     if setup_emulator:
-        print(f"arm64 root for classifiers ready in {emulated.install()}")
-        emulated.install_decoding()
+        print(f"arm64 root for classifiers ready in {arm64_root.install()}")
+        arm64_root.install_decoding()
         print("llama.cpp for decoders added to it")
+    if setup_browser:
+        print(f"onnxruntime-web and a tokenizer for pages ready in {browser.install()}")
     findings = checkup.findings()
     show([doctor_table(findings)])
     if any(finding.needed and not finding.ok for finding in findings):

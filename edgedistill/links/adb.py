@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import EngineCrashed, InputError, MissingExtra, StageError
-from edgedistill.links import emulated, local, phone, remote
+from edgedistill.links import arm64_root, local, phone, remote
 from edgedistill.links.link import Facts, PythonLink
 from edgedistill.store import ENTRY, digest, file_sha256, hashes
 
@@ -199,7 +199,7 @@ class Adb(PythonLink):
             return
         if not self._root:
             self.look()
-        base = emulated.root()
+        base = arm64_root.root()
         with self._linked("sent its Python"):
             if READY not in self._do('ls "$1" 2>/dev/null; exit 0', self._root).split():
                 names = phone.contents(base)

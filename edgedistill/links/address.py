@@ -7,8 +7,8 @@ import importlib
 from edgedistill.errors import InputError
 from edgedistill.links.link import Link
 
-LINKS = {"local": "Local", "ssh": "Ssh", "adb": "Adb", "emulated": "Emulated", "browser": "Browser"}
-"""The class of each scheme, in the module of the scheme's name."""
+LINKS = {"local": "Local", "ssh": "Ssh", "adb": "Adb", "emulated": "Emulated", "browser": "browser"}
+"""What makes the link of each scheme from its address, in the module of the scheme's name."""
 ALONE = {"local", "browser"}
 """What may be written without `://`."""
 SHOWN = 60

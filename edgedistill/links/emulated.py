@@ -1,71 +1,106 @@
 """aarch64 programs on this machine under qemu-user: right instruction set and answers, never right times.
 
-The root holds Debian's arm64 Python, unpacked without root rights, and the wheels of the engine that bundles pin. It
-is made once by `install` and shared by all builds:
-
-    <cache>/aarch64/  usr/bin/python3.11  lib/ld-linux-aarch64.so.1  site/onnxruntime …  ready.json
-
-Encoders run on that. Decoders need llama.cpp too, which `install_decoding` adds: a root without it is still a root.
+Answers are those of the emulated core, which decides the kernels that the engine takes: a cortex-a53 has no dot
+products. Memory is the program's own, as it would be on a board with these files: what the system tells of the process
+holds the emulator too, with its translations of all code that ran, so `guest.py` counts apart what the program asked
+for. Of a process that held 166 MB so, 69 MB were the program's, and the same program took 70 MB on this machine. The
+highest mark of a process is the emulator's alone, so there is no peak.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import sys
-import zipfile
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
-import platformdirs
+from edgedistill.errors import InputError, StageError
+from edgedistill.links import guest, local
+from edgedistill.links.arm64_root import EMULATOR, PYTHON, READY, REMEDY, SETUP, WHEELS, root, wanted
+from edgedistill.links.link import Facts, PythonLink
+from edgedistill.types import Cell, Kind, NotMeasured, What
 
-from edgedistill.errors import StageError
-from edgedistill.links import local
-from edgedistill.store import canonical, replace, write_atomically
-from edgedistill.types import NotMeasured
-
-EMULATOR = "qemu-aarch64-static"
-SYSTEM = ("debian", "12")
-"""Where the packages below have these names; on others they have other ones."""
-PYTHON = "usr/bin/python3.11"
-READY = "ready.json"
-PACKAGES = (
-    "libc6",
-    "libgcc-s1",
-    "libstdc++6",
-    "zlib1g",
-    "libexpat1",
-    "libffi8",
-    "libssl3",
-    "libbz2-1.0",
-    "liblzma5",
-    "libuuid1",
-    "python3.11-minimal",
-    "libpython3.11-minimal",
-    "libpython3.11-stdlib",
-)
-WHEELS = ("onnxruntime", "numpy", "tokenizers")
-DECODING: Mapping[str, str] = {"xllamacpp": "2026.10.11549"}
-"""llama.cpp for decoders. llama-cpp-python, which bundles pin, has no arm64 package; this one has."""
-DECODING_PACKAGES = ("libgomp1",)
-PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
-SETUP = "edgedistill doctor --setup-emulator"
-REMEDY = f"apt install qemu-user-static, then {SETUP} (needs Debian 12, 270 MB)"
 CUT_SHORT = "the emulated run did not come to its end"
 """How the reason begins when a check was tried and said nothing: the next build tries again."""
+CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
+SHOWN = 60
 
 
-def root() -> Path:
-    """Where the arm64 files lie; the environment variable EDGEDISTILL_AARCH64_ROOT moves it."""
-    return Path(os.environ.get("EDGEDISTILL_AARCH64_ROOT") or platformdirs.user_cache_path("edgedistill") / "aarch64")
+class Emulated(PythonLink):
+    """A core of a board, emulated on this machine."""
+
+    kind: ClassVar[Kind] = "emulated"
+    can: ClassVar[frozenset[What]] = frozenset({"answers", "memory"})
+
+    def __init__(self, address: str) -> None:
+        core = address.partition("://")[2]
+        if core not in CORES:
+            raise InputError(
+                f"{address[:SHOWN]!r} is no core that is emulated",
+                hint=" or ".join(f"emulated://{name}" for name in CORES),
+            )
+        super().__init__(address, f"{core}, emulated")
+        self._core = core
+
+    def look(self, bundle: Path | None = None) -> Facts:
+        """Looks for the emulator, the arm64 files and, of a bundle, the packages that it pins.
+
+        Raises:
+            StageError: something is missing, or the bundle's engine has no arm64 package.
+        """
+        lacking = missing(None if bundle is None else _pinned(bundle))
+        if lacking is not None:
+            raise StageError(f"{self.title}, is not ready: {lacking.reason}", hint=lacking.remedy)
+        return {
+            "machine": "aarch64",
+            "system": f"{EMULATOR} on {os.uname().sysname}",
+            "python": Path(PYTHON).name.removeprefix("python"),
+            "cores": os.cpu_count(),
+            "ram_bytes": None,
+            "packages": _held(),
+        }
+
+    def put(self, folder: Path) -> str:
+        """The files are on this machine already."""
+        return str(folder.resolve())
+
+    def python(
+        self, arguments: Sequence[str], *, where: str, files: Mapping[str, bytes], timeout_s: float, threads: int
+    ) -> str:
+        """Runs arm64 Python; a module of the bundle has its memory counted without the emulator's."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            given = [argument.replace("{files}", folder) for argument in arguments]
+            return run(
+                [guest.__file__, *given] if given[0] == "-m" else given,
+                cpu=self._core,
+                cwd=Path(where),
+                environment={"OMP_NUM_THREADS": str(threads)},
+                timeout_s=timeout_s,
+            )
+
+    def measure(self, bundle: Path, texts: Sequence[Any], cell: Cell) -> Mapping[str, Any]:
+        """Runs a cell of answers or memory.
+
+        Raises:
+            InputError: times were asked for.
+            EngineCrashed: the process died.
+        """
+        if cell.what not in self.can:
+            raise InputError(f"{self.title}, has no clock to ask for {cell.what}", hint="it can: answers, memory")
+        return without_peak(super().measure(bundle, texts, cell))
 
 
-def wanted() -> dict[str, str]:
-    """The packages that must run on the device, with the versions that bundles pin: the ones installed here."""
-    return {name: importlib.metadata.version(name) for name in WHEELS}
+def without_peak(samples: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same samples without the highest mark of memory, which is the emulator's."""
+    return {
+        name: {**found, "peak": None} if isinstance(found, dict) and "peak" in found else found
+        for name, found in samples.items()
+    }
 
 
 def missing(needed: Mapping[str, str] | None = None) -> NotMeasured | None:
@@ -77,15 +112,39 @@ def missing(needed: Mapping[str, str] | None = None) -> NotMeasured | None:
     name = "emulation"
     if shutil.which(EMULATOR) is None:
         return NotMeasured(name=name, reason=f"{EMULATOR} is not installed", remedy=REMEDY)
-    try:
-        ready = json.loads((root() / READY).read_text())
-    except (OSError, ValueError):
+    ready = _held()
+    if not ready:
         return NotMeasured(name=name, reason="there is no arm64 root to run in", remedy=REMEDY)
     needed = wanted() if needed is None else needed
     if not needed.items() <= ready.items():
         reason = f"the arm64 root holds {_named(ready)}, and what runs in it is {_named(needed)}"
         return NotMeasured(name=name, reason=reason, remedy=SETUP)
     return None
+
+
+def _held() -> Mapping[str, str]:
+    """The packages of the arm64 root; none where there is no root."""
+    try:
+        found: Mapping[str, str] = json.loads((root() / READY).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _pinned(bundle: Path) -> Mapping[str, str]:
+    """The packages that a bundle names, with their versions.
+
+    Raises:
+        StageError: one of them is never in the arm64 root.
+    """
+    lines = (bundle / "requirements.txt").read_text(encoding="utf-8").split()
+    found = dict(line.split("==") for line in lines)
+    if others := sorted(found.keys() - set(WHEELS)):
+        raise StageError(
+            f"{bundle} runs on {', '.join(others)}, and emulated bundles run on {', '.join(WHEELS)}",
+            hint="what a decoder writes under emulation is compared when its file is made; measure it on a board",
+        )
+    return found
 
 
 def _named(packages: Mapping[str, str]) -> str:
@@ -109,91 +168,3 @@ def run(
     argv = [EMULATOR, "-cpu", cpu, "-L", base, base / PYTHON, *arguments]
     path = {"PYTHONPATH": str(base / "site"), **(environment or {})}
     return local.run(argv, cwd=cwd, environment=path, timeout_s=timeout_s, what=f"Python on an emulated {cpu}")
-
-
-def install() -> Path:
-    """Makes the arm64 root from Debian's packages and the package index. Nothing outside the cache is touched.
-
-    Raises:
-        StageError: this is not Debian 12, or a package cannot be had.
-    """
-    _check_system()
-    for tool in ("apt-get", "dpkg", EMULATOR):
-        if shutil.which(tool) is None:
-            raise StageError(f"{tool} is not installed", hint=REMEDY)
-    final = root()
-    fresh = final.with_name(f".{final.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    _unpack_debian(fresh, PACKAGES)
-    _unpack_wheels(fresh, wanted())
-    (fresh / READY).write_text(json.dumps(wanted()))
-    shutil.rmtree(final, ignore_errors=True)
-    replace(fresh, final)
-    return final
-
-
-def install_decoding() -> None:
-    """Adds what decoders run on to the root that `install` has made.
-
-    Raises:
-        EngineCrashed: the package cannot be had; the root still serves encoders.
-    """
-    base = root()
-    _unpack_debian(base, DECODING_PACKAGES)
-    _unpack_wheels(base, DECODING)
-    held = json.loads((base / READY).read_text())
-    write_atomically(base / READY, canonical(held | DECODING))
-
-
-def _check_system() -> None:
-    """Packages are taken from the system's own sources by their names, so it must be the system they are named for."""
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        release = {}
-    if (release.get("ID"), release.get("VERSION_ID")) != SYSTEM:
-        found = release.get("PRETTY_NAME", platform.system())
-        raise StageError(
-            f"emulation is set up from the packages of Debian 12, and this is {found}",
-            hint="set it up on Debian 12, or in a container of it; everything else works without",
-        )
-
-
-def _unpack_debian(base: Path, names: Sequence[str]) -> None:
-    """Downloads arm64 packages with apt state of our own, so the system's packages stay as they are."""
-    state, packages = base / "apt", base / "apt" / "packages"
-    shutil.rmtree(state, ignore_errors=True)  # of an attempt that was cut short
-    for folder in (state / "lists" / "partial", state / "cache" / "archives" / "partial", packages):
-        folder.mkdir(parents=True)
-    (state / "status").touch()
-    settings = {
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
-        "APT::Sandbox::User": "",
-        "Debug::NoLocking": "1",
-        "Dir::State": state,
-        "Dir::State::status": state / "status",
-        "Dir::State::Lists": state / "lists",
-        "Dir::Cache": state / "cache",
-    }
-    options = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
-    local.run(["apt-get", "-qq", *options, "update"], cwd=packages)
-    local.run(["apt-get", "-qq", *options, "download", *names], cwd=packages)
-    for package in sorted(packages.glob("*.deb")):
-        local.run(["dpkg", "-x", package, base], cwd=packages)
-    shutil.rmtree(state)
-
-
-def _unpack_wheels(base: Path, wanted: Mapping[str, str]) -> None:
-    wheels, site = base / "wheels", base / "site"
-    shutil.rmtree(wheels, ignore_errors=True)  # of an attempt that was cut short
-    wheels.mkdir()
-    site.mkdir(exist_ok=True)
-    pins = [f"{name}=={version}" for name, version in wanted.items()]
-    where = [part for name in PLATFORMS for part in ("--platform", name)]
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    local.run([*pip, "--python-version", "3.11", "--implementation", "cp", *where, "-d", wheels, *pins], cwd=base)
-    for wheel in sorted(wheels.glob("*.whl")):
-        with zipfile.ZipFile(wheel) as archive:  # from the package index, checked by pip
-            archive.extractall(site)
-    shutil.rmtree(wheels)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgedistill.links import emulated
+from edgedistill.links import arm64_root
 from edgedistill.links.link import Facts
 from edgedistill.links.remote import Problem, first_number, megabytes
 from edgedistill.store import digest
@@ -69,16 +69,16 @@ def unusable(serial: str, state: str | None, others: Sequence[str]) -> tuple[str
 def held() -> Mapping[str, str]:
     """The packages of the arm64 root on this machine, with their versions; none where there is no root."""
     try:
-        found: Mapping[str, str] = json.loads((emulated.root() / emulated.READY).read_text())
+        found: Mapping[str, str] = json.loads((arm64_root.root() / arm64_root.READY).read_text())
     except (OSError, ValueError):
         return {}
-    return {name: version for name, version in found.items() if name in emulated.WHEELS}
+    return {name: version for name, version in found.items() if name in arm64_root.WHEELS}
 
 
 def contents(base: Path) -> list[str]:
     """What goes to the phone of an arm64 root: its loader, libraries, Python and the packages for encoders."""
-    wheels = [path for name in emulated.WHEELS for path in sorted((base / SITE).glob(f"{name}*"))]
-    tops = [base / "lib", base / "usr" / "lib", base / emulated.PYTHON, *wheels]
+    wheels = [path for name in arm64_root.WHEELS for path in sorted((base / SITE).glob(f"{name}*"))]
+    tops = [base / "lib", base / "usr" / "lib", base / arm64_root.PYTHON, *wheels]
     found = [path for top in tops for path in [top, *sorted(top.rglob("*"))]]
     return [path.relative_to(base).as_posix() for path in found if _goes(path, base)]
 
@@ -92,14 +92,14 @@ def _goes(path: Path, base: Path) -> bool:
 
 def root_name() -> str:
     """The name of the root on a phone: other packages, or other files, are another root."""
-    base = emulated.root()
+    base = arm64_root.root()
     return f"python-{digest({name: (base / name).stat().st_size for name in contents(base)})[:16]}"
 
 
 def started(root: str, arguments: Sequence[str]) -> list[str]:
     """Python of a root anywhere, started through the root's own loader, so that no library of the system is needed."""
     libraries = ":".join(f"{root}/{name}" for name in LIBRARIES)
-    return [f"{root}/{LOADER}", "--library-path", libraries, f"{root}/{emulated.PYTHON}", *arguments]
+    return [f"{root}/{LOADER}", "--library-path", libraries, f"{root}/{arm64_root.PYTHON}", *arguments]
 
 
 def environment(root: str) -> dict[str, str]:
@@ -122,7 +122,7 @@ def facts(told: Mapping[str, Sequence[str]], held: Mapping[str, str], *, now: fl
         "machine": first.get("machine"),
         "system": ", ".join([android, *(first[name] for name in ("kernel", "architecture") if name in first)]),
         "architecture": first.get("architecture"),
-        "python": emulated.PYTHON.rpartition("python")[2] if held else None,
+        "python": arm64_root.PYTHON.rpartition("python")[2] if held else None,
         "packages": dict(held),
         "cores": None if number.get("cores") is None else int(number["cores"] or 0),
         "ram_bytes": None if ram is None else int(ram) * 1024,
@@ -155,7 +155,7 @@ def problems(
         listed.append(Problem(what=what, remedy="64-bit ARM is needed; measure in the app, or on another phone"))
     if not held:
         what = "there is no arm64 Python on this machine to send there"
-        listed.append(Problem(what=what, remedy=emulated.REMEDY))
+        listed.append(Problem(what=what, remedy=arm64_root.REMEDY))
     else:
         listed += _of_packages(held, pins)
     if "tar" not in told or "writable" not in told:
@@ -178,5 +178,5 @@ def _of_packages(held: Mapping[str, str], pins: Mapping[str, str | None]) -> lis
     if pins.keys() - held.keys():
         remedy = "bundles for onnxruntime and numpy run by adb; measure others in the app, or on a board by ssh"
     else:
-        remedy = f"{emulated.SETUP} with the versions that made the bundle, or build the bundle again"
+        remedy = f"{arm64_root.SETUP} with the versions that made the bundle, or build the bundle again"
     return [Problem(what=f"the bundle needs {', '.join(lacking)}, and the arm64 Python has {has}", remedy=remedy)]

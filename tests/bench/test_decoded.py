@@ -16,7 +16,7 @@ from edgedistill import catalog
 from edgedistill.bench import decoded, greedy
 from edgedistill.bench.target import Found
 from edgedistill.errors import EngineCrashed
-from edgedistill.links import emulated, local
+from edgedistill.links import arm64_root, emulated, local
 from edgedistill.runtime.engine_llama import Chat
 from edgedistill.store import Store
 from edgedistill.types import Measurement, NotMeasured
@@ -25,7 +25,7 @@ from tests.runtime.ggufs import bundle
 BOARD = catalog.device("raspberrypi5")
 PROMPTS = [[number % 50 + 10, *range(12, 12 + number)] for number in range(1, 31)]
 ASKED = 3
-CAN_DECODE = emulated.missing() is None and emulated.missing(emulated.DECODING) is None
+CAN_DECODE = emulated.missing() is None and emulated.missing(arm64_root.DECODING) is None
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_equal_answers_are_said_to_be_equal_with_the_engines_that_gave_them(
     assert all(one.kind == "emulated" for one in found if isinstance(one, Measurement))
     engine = found[-1]
     assert isinstance(engine, NotMeasured)
-    assert f"xllamacpp {emulated.DECODING['xllamacpp']}" in engine.reason
+    assert f"xllamacpp {arm64_root.DECODING['xllamacpp']}" in engine.reason
     assert f"held against llama-cpp-python {importlib.metadata.version('llama-cpp-python')} here" in engine.reason
     assert ask() == found
     assert len(emulator.prompts) == 1
@@ -160,7 +160,7 @@ def test_what_cannot_be_run_is_refused_with_the_remedy_before_anything_runs(
         patched.setattr(decoded, "package_here", lambda: None)
         assert why(ask()).remedy == 'pip install "edgedistill[gguf]"'
     lacking = NotMeasured(name="emulation", reason="no root", remedy="make one")
-    monkeypatch.setattr(emulated, "missing", lambda needed=None: lacking if needed == emulated.DECODING else None)
+    monkeypatch.setattr(emulated, "missing", lambda needed=None: lacking if needed == arm64_root.DECODING else None)
     assert why(ask()) == replace(lacking, name="answers_equal")
     assert emulator.prompts == []
 
@@ -168,7 +168,7 @@ def test_what_cannot_be_run_is_refused_with_the_remedy_before_anything_runs(
 @pytest.mark.parametrize(
     ("installed", "taken"),
     [
-        ({**emulated.DECODING, "llama-cpp-python": "0.3.36"}, tuple(*emulated.DECODING.items())),
+        ({**arm64_root.DECODING, "llama-cpp-python": "0.3.36"}, tuple(*arm64_root.DECODING.items())),
         ({"xllamacpp": "1.0", "llama-cpp-python": "0.3.36"}, ("llama-cpp-python", "0.3.36")),
         ({}, None),
     ],

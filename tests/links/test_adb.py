@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgedistill.errors import EngineCrashed, InputError, MissingExtra, StageError
-from edgedistill.links import emulated, local, phone, remote
+from edgedistill.links import arm64_root, emulated, local, phone, remote
 from edgedistill.links.adb import Adb
 from edgedistill.links.address import connect
 from edgedistill.runtime.engine_static import Classifier
@@ -29,13 +29,13 @@ LOADER_SCRIPT = f'#!/bin/sh\nshift 3\nexec {sys.executable} "$@"\n'
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Phone]:
     pytest.importorskip("adbutils", reason="pip install adbutils")
     root = tmp_path / "root"
-    for name in (phone.LOADER, emulated.PYTHON, "usr/lib/python3.11/os.py", "site/numpy-2.dist-info/METADATA"):
+    for name in (phone.LOADER, arm64_root.PYTHON, "usr/lib/python3.11/os.py", "site/numpy-2.dist-info/METADATA"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(LOADER_SCRIPT)
         (root / name).chmod(0o755)
     (root / "usr/lib/python3.11/of_debian.py").symlink_to("/etc/passwd")
     (root / "usr/lib/python3.11/alias.py").symlink_to("os.py")
-    (root / emulated.READY).write_text(json.dumps({**emulated.wanted(), "xllamacpp": "1"}))
+    (root / arm64_root.READY).write_text(json.dumps({**arm64_root.wanted(), "xllamacpp": "1"}))
     monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(root))
     started = Phone(tmp_path / "phone")
     monkeypatch.setenv("ANDROID_ADB_SERVER_HOST", "127.0.0.1")
@@ -65,7 +65,7 @@ def test_a_bundle_goes_there_with_its_python_and_its_answers_come_back(there: Ph
         assert facts["machine"] == link.title == "Acme Phone 7"
         assert facts["system"].startswith("Android 14 (API 34), Linux")
         assert (facts["battery_percent"], facts["temperature_c"]) == (81, 28.7)
-        assert facts["packages"] == emulated.wanted()
+        assert facts["packages"] == arm64_root.wanted()
         assert not any(there.temporary.iterdir())  # looking writes nothing
         classifier = Classifier(bundle)
         assert answers(link, bundle) == [classifier([text])[0].tolist() for text in TEXTS]
@@ -147,7 +147,7 @@ def test_everything_that_is_wrong_with_a_phone_is_said_at_once(
         Adb(f"adb://{SERIAL}").look(wanted)
     for words in ("it runs armeabi-v7a", "the bundle needs llama-cpp-python 0.3.36", "no space: "):
         assert words in raised.value.message
-    (emulated.root() / emulated.READY).unlink()
+    (arm64_root.root() / arm64_root.READY).unlink()
     with pytest.raises(StageError, match="no arm64 Python on this machine to send there"):
         Adb(f"adb://{SERIAL}").look(wanted)
 
@@ -170,7 +170,7 @@ def test_without_adbutils_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_the_arm64_python_starts_through_its_own_loader_without_any_library_of_the_system(tmp_path: Path) -> None:
     """As on a phone: qemu is given no root to look for libraries in."""
-    root = str(emulated.root())
+    root = str(arm64_root.root())
     program = "import hashlib, json, platform, sys; print(platform.machine(), sys.prefix)"
-    command = [emulated.EMULATOR, *phone.started(root, ["-c", program])]
+    command = [arm64_root.EMULATOR, *phone.started(root, ["-c", program])]
     assert local.run(command, cwd=tmp_path, environment=phone.environment(root)).split() == ["aarch64", f"{root}/usr"]

@@ -1,91 +1,125 @@
-"""The arm64 side: made once from public packages where qemu is there, and plainly not measured where it is not."""
+"""An emulated core answers like this machine, and its memory is the program's and not the emulator's."""
 
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from edgedistill.errors import EngineCrashed, StageError
-from edgedistill.links import emulated, local
+from edgedistill.bundle.assemble import pack
+from edgedistill.errors import InputError, StageError
+from edgedistill.export.onnx import to_onnx
+from edgedistill.links import emulated
+from edgedistill.links.address import connect
+from edgedistill.links.emulated import Emulated
+from edgedistill.runtime.engine_onnx import Classifier
+from edgedistill.teachers import local
+from edgedistill.types import Cell
 
-CAN_BE_MADE = all(shutil.which(tool) for tool in (emulated.EMULATOR, "apt-get", "dpkg")) and (
-    'VERSION_ID="12"' in Path("/etc/os-release").read_text(encoding="utf-8")
-)
+LABELS = ("door", "light", "music")
+TEXTS = ["turn the lamp very bright", "song", "", "please lock my door now today in the hall, it is dark!"]
+MEASURE = ["-m", "runtime", "--threads", "1", "measure", "--texts", "{files}/texts.json", "--what"]
+lacking = emulated.missing()
+real = pytest.mark.skipif(lacking is not None, reason=lacking.reason if lacking else "")
 
 
-def test_without_the_emulator_the_reason_and_the_remedy_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def bundle(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    model = local.load(tiny_teacher, LABELS)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape), alpha=0.15)
+    local.save(model, folder / "checkpoint")
+    to_onnx(folder / "checkpoint", folder / "model.onnx")
+    (folder / "toy").mkdir()
+    told = {"labels": list(LABELS), "max_tokens": 12, "pad_id": 0}
+    pack(
+        folder / "toy",
+        [folder / "model.onnx"],
+        {"name": "toy", "target": "raspberrypi4", "task": "classification", "model": told},
+        engine="onnxruntime",
+        threads=1,
+        tokenizer=tiny_teacher / "tokenizer.json",
+    )
+    return folder / "toy"
+
+
+@real
+def test_an_emulated_core_answers_like_this_machine(bundle: Path) -> None:
+    with connect("emulated://cortex-a72") as link:
+        assert isinstance(link, Emulated)
+        facts = link.look(bundle)
+        assert (link.kind, facts["machine"]) == ("emulated", "aarch64")
+        files = {"texts.json": json.dumps(TEXTS).encode()}
+        out = link.python([*MEASURE, "answers"], where=link.put(bundle), files=files, timeout_s=120, threads=1)
+    expected = np.concatenate([Classifier(bundle)([text]) for text in TEXTS])
+    assert np.ptp(expected, axis=0).min() > 0.05
+    np.testing.assert_allclose(json.loads(out)["logits"], expected, atol=1e-4)
+
+
+@real
+def test_memory_is_what_the_program_asked_for_without_the_emulator(tmp_path: Path) -> None:
+    """A module in the place of the bundle's runtime holds 40 MB in pages of its own and reads 24 MB of a file."""
+    folder = tmp_path / "runtime"
+    folder.mkdir()
+    (tmp_path / "file").write_bytes(b"x" * 24_000_000)
+    (folder / "__init__.py").touch()
+    (folder / "measure.py").write_text("def resident():\n    raise SystemExit('the emulator was counted')\n")
+    (folder / "__main__.py").write_text(
+        "import json, mmap\n"
+        "from runtime import measure\n"
+        "code = [compile(f'x = {n} + {n} * y if y else [{n}]', '', 'exec') for n in range(500)]\n"
+        "before = measure.resident()\n"
+        "held = mmap.mmap(-1, 40_000_000, flags=mmap.MAP_PRIVATE)\n"
+        "for place in range(0, len(held), 4096):\n    held[place] = 1\n"
+        "with open('file', 'rb') as file:\n    read = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+        "seen = sum(read[place] for place in range(0, len(read), 4096))\n"
+        "after = measure.resident()\n"
+        "print(json.dumps({key: after[key] - before[key] for key in after}))\n"
+    )
+    link = connect("emulated://cortex-a53")
+    assert isinstance(link, Emulated)
+    found = json.loads(link.python(["-m", "runtime"], where=link.put(tmp_path), files={}, timeout_s=120, threads=1))
+    assert found["anonymous"] == pytest.approx(40e6, rel=0.02)
+    assert found["file"] == pytest.approx(24e6, rel=0.02)
+    assert found["rss"] == found["anonymous"] + found["file"]
+
+
+def test_the_emulators_own_peak_is_not_passed_on() -> None:
+    split = {"rss": 1, "anonymous": 1, "file": 0, "swap": 0, "peak": 99}
+    found = emulated.without_peak({"process": split, "engine": None, "seconds": 1.0, "conditions": [{}, {}]})
+    assert found == {"process": {**split, "peak": None}, "engine": None, "seconds": 1.0, "conditions": [{}, {}]}
+
+
+@pytest.mark.parametrize("address", ["emulated://cortex-m4", "emulated://", "emulated://cortex-a72/x"])
+def test_an_unknown_core_is_refused_with_the_cores_there_are(address: str) -> None:
+    with pytest.raises(InputError) as refused:
+        connect(address)
+    assert refused.value.hint == "emulated://cortex-a53 or emulated://cortex-a72 or emulated://cortex-a76"
+
+
+@pytest.mark.parametrize("what", ["timing", "writing"])
+def test_an_emulated_core_is_never_asked_for_times(what: str, bundle: Path) -> None:
+    cell = Cell(what="timing" if what == "timing" else "writing")
+    with pytest.raises(InputError, match=f"has no clock to ask for {what}"):
+        connect("emulated://cortex-a72").measure(bundle, TEXTS, cell)
+
+
+def test_a_look_says_what_is_missing_and_how_to_get_it(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundle, tmp_path / "toy")
+    (tmp_path / "toy" / "requirements.txt").write_text("llama-cpp-python==0.3.36\n")
+    with pytest.raises(StageError, match="runs on llama-cpp-python, and emulated bundles run on onnxruntime, numpy"):
+        connect("emulated://cortex-a72").look(tmp_path / "toy")
     monkeypatch.setenv("PATH", "")
-    missing = emulated.missing()
-    assert missing is not None
-    assert "qemu-aarch64-static is not installed" in missing.reason
-    assert missing.remedy is not None
-    assert "apt install qemu-user-static" in missing.remedy
-
-
-@pytest.mark.parametrize(
-    ("release", "found"),
-    [
-        ({"ID": "ubuntu", "VERSION_ID": "24.04", "PRETTY_NAME": "Ubuntu 24.04"}, "Ubuntu 24.04"),
-        ({"ID": "debian", "VERSION_ID": "13", "PRETTY_NAME": "Debian GNU/Linux 13"}, "Debian GNU/Linux 13"),
-    ],
-)
-def test_another_system_than_the_one_whose_packages_are_named_is_refused_by_its_name(
-    release: dict[str, str], found: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: release)
-    with pytest.raises(StageError, match=f"Debian 12, and this is {found}"):
-        emulated.install()
-
-
-@pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian 12")
-def test_a_root_of_other_versions_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path))
-    (tmp_path / "ready.json").write_text(json.dumps(emulated.wanted() | {"onnxruntime": "1.0.0"}))
-    missing = emulated.missing()
-    assert missing is not None
-    assert "1.0.0" in missing.reason
-
-
-@pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian 12")
-def test_a_root_without_llama_cpp_still_serves_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path))
-    (tmp_path / "ready.json").write_text(json.dumps(emulated.wanted()))
-    assert emulated.missing() is None
-    missing = emulated.missing(emulated.DECODING)
-    assert missing is not None
-    assert missing.reason.endswith(f"what runs in it is xllamacpp {emulated.DECODING['xllamacpp']}")
-    assert missing.remedy == "edgedistill doctor --setup-emulator"
-    unpacked: list[str] = []
-    monkeypatch.setattr(emulated, "_unpack_debian", lambda _, names: unpacked.extend(names))
-    with monkeypatch.context() as offline:
-        offline.setattr(local, "run", refuse)
-        with pytest.raises(EngineCrashed):
-            emulated.install_decoding()
-    assert emulated.missing() is None
-    assert emulated.missing(emulated.DECODING) is not None
-    monkeypatch.setattr(emulated, "_unpack_wheels", lambda _, pins: unpacked.extend(pins))
-    emulated.install_decoding()
-    assert emulated.missing() is None
-    assert emulated.missing(emulated.DECODING) is None
-    assert unpacked == [*emulated.DECODING_PACKAGES, *emulated.DECODING_PACKAGES, *emulated.DECODING]
-
-
-def refuse(*_: object, **__: object) -> str:
-    raise EngineCrashed("pip ended with status 1: no such package")
-
-
-@pytest.mark.skipif(not CAN_BE_MADE, reason="needs qemu-user-static on Debian 12")
-def test_a_root_is_made_and_runs_arm64_python_with_the_pinned_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EDGEDISTILL_AARCH64_ROOT", str(tmp_path / "root"))
-    assert emulated.missing() is not None
-    emulated.install()
-    assert emulated.missing() is None
-    program = "import platform, onnxruntime; print(platform.machine(), onnxruntime.__version__)"
-    out = emulated.run(["-c", program], cpu="cortex-a72", cwd=tmp_path)
-    assert out.split() == ["aarch64", emulated.wanted()["onnxruntime"]]
+    with pytest.raises(StageError, match="qemu-aarch64-static is not installed") as refused:
+        connect("emulated://cortex-a72").look(bundle)
+    assert refused.value.hint is not None
+    assert "edgedistill doctor --setup-emulator" in refused.value.hint

@@ -1,0 +1,234 @@
+"""A headless Chromium of this system, driven by playwright, and what the system tells about its processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from edgedistill.errors import EngineCrashed
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, BrowserContext, Page, Playwright
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
+"""Names of the browser; the first one that is there is taken."""
+DRIVER = "playwright"
+FEATURES = (
+    "SpareRendererForSitePerProcess",
+    "WebUIOmniboxPopup",
+    "WebUIOmniboxAimPopup",
+    "AimEnabled",
+    "HttpsUpgrades",
+    "MediaRouter",
+    "NetworkTimeServiceQuerying",
+    "OptimizationHints",
+)
+"""Off: a process kept ready for the next page, the pages behind the address bar, and what asks the network. What is
+left has one process that renders, and that is the page's."""
+START_S = 60.0
+LEAVE_S = 20.0
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emulation:
+    """What a page believes of the screen, and how many times slower its main thread is made."""
+
+    context: Mapping[str, Any]
+    slower: float = 1.0
+
+
+def program() -> Path | None:
+    """The browser, if one is there."""
+    found = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    return None if found is None else Path(found)
+
+
+def memory(process: int) -> dict[str, int] | None:
+    """Bytes of a process in memory, as the runtime splits its own; None where the system does not tell."""
+    try:
+        rollup, status = (
+            Path(f"/proc/{process}/{name}").read_text().splitlines() for name in ("smaps_rollup", "status")
+        )
+    except OSError:
+        return None
+    bytes_ = {
+        words[0].rstrip(":"): int(words[1]) * 1024
+        for words in map(str.split, [*rollup, *status])
+        if len(words) == 3 and words[2] == "kB"
+    }
+    return {
+        "rss": bytes_["Rss"],
+        "anonymous": bytes_["Anonymous"],
+        "file": bytes_["Rss"] - bytes_["Anonymous"],
+        "swap": bytes_["Swap"],
+        "peak": max(bytes_["VmHWM"], bytes_["VmRSS"] + bytes_["VmSwap"]),
+    }
+
+
+def waits(process: int) -> dict[str, int]:
+    """Nanoseconds that each thread of a process was ready and had no core: the second figure of schedstat."""
+    found = {}
+    for file in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # threads end
+            found[file.parent.name] = int(file.read_text().split()[1])
+    return found
+
+
+def busy_s() -> float | None:
+    """Seconds that all cores together were busy since the start; None where the system does not tell.
+
+    Columns of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5)).
+    """
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except (OSError, ValueError, IndexError):
+        return None
+    return (sum(ticks) - sum(ticks[3:5])) / os.sysconf("SC_CLK_TCK")
+
+
+def driver_is_there() -> bool:
+    """Whether the package that drives the browser is installed."""
+    return importlib.util.find_spec(DRIVER) is not None
+
+
+class Tab:
+    """A page in a process of its own."""
+
+    def __init__(self, page: Page, browser: Browser) -> None:
+        self._page = page
+        self._browser = browser
+
+    async def ask(self, expression: str) -> Any:
+        """What an expression in the page comes to; promises are waited for."""
+        return await self._page.evaluate(expression)
+
+    @property
+    def version(self) -> str:
+        """Of the browser."""
+        return self._browser.version
+
+    @property
+    def threads(self) -> int:
+        """Of the engine: its workers, and the page itself."""
+        return 1 + len(self._page.workers)
+
+    async def renderer(self) -> int | None:
+        """The process of the page; None where it cannot be told from others."""
+        found = [int(one["id"]) for one in await self._processes() if one["type"] == "renderer"]
+        return found[0] if len(found) == 1 else None
+
+    async def cpu_s(self) -> tuple[float, float]:
+        """Processor time until now: of the page's process, and of all the browser's, in seconds."""
+        times = [(one["type"] == "renderer", float(one["cpuTime"])) for one in await self._processes()]
+        return sum(spent for renders, spent in times if renders), sum(spent for _, spent in times)
+
+    async def _processes(self) -> Sequence[Mapping[str, Any]]:
+        session = await self._browser.new_browser_cdp_session()
+        try:
+            told = await session.send("SystemInfo.getProcessInfo")
+        finally:
+            await session.detach()
+        found: Sequence[Mapping[str, Any]] = told["processInfo"]
+        return found
+
+
+class Chromium:
+    """Starts with its first page, and takes another process for each."""
+
+    def __init__(self, emulation: Emulation) -> None:
+        self._emulation = emulation
+        self._runner: asyncio.Runner | None = None
+        self._playwright: Playwright | None = None
+        self._browser: Browser | None = None
+
+    def visit(self, url: str, work: Callable[[Tab], Awaitable[Found]], *, timeout_s: float, what: str) -> Found:
+        """Opens a page, does some work with it and closes it.
+
+        Args:
+            what: is done there, for messages.
+
+        Raises:
+            EngineCrashed: the browser did not start, the page failed or died, or it took too long.
+        """
+        from playwright.async_api import Error
+
+        self._runner = self._runner or asyncio.Runner()
+        try:
+            return self._runner.run(self._visit(url, work, timeout_s))
+        except TimeoutError as error:
+            raise EngineCrashed(
+                f"{what} did not finish in {timeout_s:.0f} s", hint="is the machine busy, or the model too large?"
+            ) from error
+        except Error as error:
+            raise EngineCrashed(f"{what} failed: {_reason(error.message)}") from error
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            if self._browser is None or not self._browser.is_connected():
+                self.close()
+
+    async def _visit(self, url: str, work: Callable[[Tab], Awaitable[Found]], timeout_s: float) -> Found:
+        self._browser = self._browser or await self._start()
+        context = await self._browser.new_context(**self._emulation.context)
+        try:
+            async with asyncio.timeout(timeout_s):
+                page = await context.new_page()
+                if self._emulation.slower > 1:
+                    session = await context.new_cdp_session(page)
+                    await session.send("Emulation.setCPUThrottlingRate", {"rate": self._emulation.slower})
+                await page.goto(url)
+                return await work(Tab(page, self._browser))
+        finally:
+            await self._leave(context)
+
+    async def _leave(self, context: BrowserContext) -> None:
+        """Closes a page, with its process; a browser that cannot do that is ended."""
+        from playwright.async_api import Error
+
+        try:
+            await asyncio.wait_for(context.close(), LEAVE_S)
+        except (Error, TimeoutError):
+            await self._end()
+
+    async def _start(self) -> Browser:
+        from playwright.async_api import async_playwright
+
+        self._playwright = self._playwright or await async_playwright().start()
+        return await self._playwright.chromium.launch(
+            executable_path=program(),
+            args=[f"--disable-features={','.join(FEATURES)}"],
+            chromium_sandbox=os.geteuid() != 0,  # it refuses to run for root in one
+            timeout=START_S * 1e3,
+        )
+
+    def close(self) -> None:
+        """Ends the browser and its driver."""
+        if self._runner is not None:
+            self._runner.run(self._end())
+            self._runner.close()
+        self._runner = None
+
+    async def _end(self) -> None:
+        browser, playwright = self._browser, self._playwright
+        self._browser = self._playwright = None
+        with contextlib.suppress(Exception):  # both may be dead already
+            if browser is not None:
+                await browser.close()
+        with contextlib.suppress(Exception):
+            if playwright is not None:
+                await playwright.stop()
+
+
+def _reason(message: str) -> str:
+    """The first line of a driver's message, without the name of its own function."""
+    first = message.strip().splitlines()[0] if message.strip() else "it said nothing"
+    return first.partition(": ")[2] if first.startswith(("Page.", "Browser", "CDPSession.")) else first
