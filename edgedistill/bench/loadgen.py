@@ -1,0 +1,152 @@
+"""A bundle measured by MLPerf LoadGen, so that its figures can be held against others of that kind.
+
+Two scenarios on this machine, each in a fresh process: SingleStream asks one text after the other and reports the 90th
+percentile of the latency; Offline hands over all texts at once and reports samples per second. MLPerf's own rules ask
+for 600 seconds and, offline, 24,576 samples: runs here are shorter, so they are no submission; the settings are told.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from edgedistill.bench import under_test
+from edgedistill.errors import MissingExtra
+from edgedistill.links import local
+from edgedistill.types import Measurement, NotMeasured, Progress, silent
+
+Scenario = Literal["SingleStream", "Offline"]
+MODULE, PACKAGE = "mlperf_loadgen", "mlcommons-loadgen"
+SECONDS = 10.0
+QUERIES = 100
+"""LoadGen's least for SingleStream; it proves a 90th percentile from 64 on."""
+BATCH_ROWS = 32
+LOG = "mlperf_log_detail.txt"
+MARK = ":::MLLOG "
+KEPT = ("effective_", "result_", "early_stopping_", "loadgen_version", "num_errors")
+"""What of LoadGen's log is kept: settings in effect, and results."""
+REPORTED: Mapping[Scenario, tuple[str, str, str, float]] = {
+    "SingleStream": ("mlperf_single_stream_p90", "ms", "result_90.00_percentile_latency_ns", 1e-6),
+    "Offline": ("mlperf_offline", "rows/s", "result_samples_per_second", 1.0),
+}
+"""Our name and unit, LoadGen's key, and what its value is multiplied by."""
+RULES = {
+    "result_min_duration_met": "it took less time than was asked for",
+    "result_min_queries_met": "there were fewer queries than were asked for",
+    "early_stopping_met": "there were too few queries to be sure of the percentile",
+}
+
+Samples = Mapping[str, Any]
+
+
+def mlperf(
+    bundle: Path,
+    texts: Sequence[Any],
+    *,
+    threads: int,
+    seconds: float = SECONDS,
+    progress: Progress = silent,
+) -> tuple[Measurement | NotMeasured, ...]:
+    """Both scenarios: mlperf_single_stream_p90 (ms) and mlperf_offline (rows/s).
+
+    Raises:
+        MissingExtra: LoadGen is not installed.
+        EngineCrashed: the process died.
+    """
+    reason = refused(bundle)
+    found: list[Measurement | NotMeasured] = []
+    for number, scenario in enumerate(REPORTED):
+        progress(number, len(REPORTED), f"LoadGen, {scenario}")
+        if reason is not None:
+            found.append(NotMeasured(name=REPORTED[scenario][0], reason=reason))
+        else:
+            found.append(measurement(scenario, run(bundle, texts, scenario, threads=threads, seconds=seconds)))
+    progress(len(REPORTED), len(REPORTED))
+    return tuple(found)
+
+
+def refused(bundle: Path) -> str | None:
+    """Why LoadGen is not let at a bundle; None where it is."""
+    told = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    if told["engine"]["name"] in under_test.ENGINES and told.get("task") != "text-to-text":
+        return None
+    return "both scenarios are of what answers in one go, and its model writes token by token"
+
+
+def run(
+    bundle: Path,
+    texts: Sequence[Any],
+    scenario: Scenario,
+    *,
+    threads: int,
+    seconds: float = SECONDS,
+    queries: int = QUERIES,
+    batch_rows: int = BATCH_ROWS,
+) -> Samples:
+    """One scenario in a fresh process with the bundle's own runtime.
+
+    Args:
+        texts: what it answers; LoadGen draws from them with seeds of its own.
+        seconds: the least that it lasts.
+        queries: the fewest of SingleStream.
+        batch_rows: texts a call when all are there at once.
+
+    Returns:
+        What LoadGen's log says: its settings in effect and its results, under its own names.
+
+    Raises:
+        MissingExtra: LoadGen is not installed.
+        EngineCrashed: the process died.
+    """
+    if importlib.util.find_spec(MODULE) is None:
+        raise MissingExtra(PACKAGE, extra="mlperf")
+    request = {
+        "bundle": str(bundle.resolve()),
+        "texts": list(texts),
+        "threads": threads,
+        "scenario": scenario,
+        "seconds": seconds,
+        "queries": queries,
+        "batch_rows": 1 if scenario == "SingleStream" else batch_rows,
+    }
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "request.json"
+        file.write_text(json.dumps(request), encoding="utf-8")
+        # -P: the folder of the program has modules of its own, and none of them is meant.
+        local.run(
+            [sys.executable, "-P", Path(under_test.__file__).resolve(), file],
+            cwd=Path(name),
+            environment={"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)},
+            timeout_s=local.TIMEOUT_S + 10 * seconds,
+            what=f"LoadGen, {scenario}",
+        )
+        log = (Path(name) / LOG).read_text(encoding="utf-8")
+    return dict(_kept(log))
+
+
+def _kept(log: str) -> Iterator[tuple[str, Any]]:
+    for line in log.splitlines():
+        if line.startswith(MARK):
+            entry = json.loads(line.removeprefix(MARK))
+            if entry["key"].startswith(KEPT):
+                yield entry["key"], entry["value"]
+
+
+def measurement(scenario: Scenario, samples: Samples) -> Measurement | NotMeasured:
+    """What LoadGen reports of a scenario; what it calls invalid is no figure, and the reason holds what it came to."""
+    name, unit, key, factor = REPORTED[scenario]
+    value = factor * float(samples[key])
+    if samples["result_validity"] == "VALID" and not samples["num_errors"]:
+        return Measurement(name=name, unit=unit, kind="measured", values=(value,))
+    broken = [said for rule, said in RULES.items() if samples.get(rule) is False]
+    why = "; ".join(broken) or f"{samples['num_errors']} errors are in its log"
+    return NotMeasured(
+        name=name,
+        reason=f"LoadGen calls the run {samples['result_validity']}: {why}; it came to {value:.3g} {unit}",
+        remedy="let it run longer",
+    )
