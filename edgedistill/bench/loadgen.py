@@ -12,13 +12,14 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from edgedistill.bench import under_test
-from edgedistill.errors import MissingExtra
+from edgedistill.errors import InputError, MissingExtra
 from edgedistill.links import local
-from edgedistill.types import Measurement, NotMeasured, Progress, silent
+from edgedistill.types import Measurement, NotMeasured, Progress, Result, silent
 
 Scenario = Literal["SingleStream", "Offline"]
 MODULE, PACKAGE = "mlperf_loadgen", "mlcommons-loadgen"
@@ -40,6 +41,10 @@ RULES = {
     "result_min_queries_met": "there were fewer queries than were asked for",
     "early_stopping_met": "there were too few queries to be sure of the percentile",
 }
+REMARK = (
+    "MLPerf LoadGen asked for {seconds:g} s, and at least {queries} queries of a single stream; MLPerf's own rules ask "
+    "for 600 s and, offline, 24,576 samples"
+)
 
 Samples = Mapping[str, Any]
 
@@ -68,6 +73,28 @@ def mlperf(
             found.append(measurement(scenario, run(bundle, texts, scenario, threads=threads, seconds=seconds)))
     progress(len(REPORTED), len(REPORTED))
     return tuple(found)
+
+
+def added(
+    result: Result, bundle: Path, texts: Sequence[Any], *, seconds: float = SECONDS, progress: Progress = silent
+) -> Result:
+    """A benchmark with LoadGen's figures in the run of the bundle on this machine, taken with that run's threads.
+
+    Raises:
+        InputError: the benchmark has no such run.
+        MissingExtra: LoadGen is not installed.
+        EngineCrashed: the process died.
+    """
+    ours = [run for run in result.runs if (run.contender, run.link) == ("bundle", "local") and run.taken]
+    if not ours:
+        raise InputError("LoadGen runs on this machine, and the bundle was not measured here", hint="add --on local")
+    found = mlperf(bundle, texts, threads=int(ours[0].in_effect["threads"]), seconds=seconds, progress=progress)
+    more = replace(ours[0], measurements=(*ours[0].measurements, *found))
+    return replace(
+        result,
+        runs=tuple(more if run is ours[0] else run for run in result.runs),
+        remarks=(*result.remarks, REMARK.format(seconds=seconds, queries=QUERIES)),
+    )
 
 
 def refused(bundle: Path) -> str | None:

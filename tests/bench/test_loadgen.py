@@ -13,10 +13,10 @@ import pytest
 
 from edgedistill.bench import loadgen, protocol
 from edgedistill.bundle import assemble
-from edgedistill.errors import EngineCrashed, MissingExtra
+from edgedistill.errors import EngineCrashed, InputError, MissingExtra
 from edgedistill.export.onnx import to_onnx
 from edgedistill.teachers import local
-from edgedistill.types import Measurement, NotMeasured
+from edgedistill.types import Cell, DeviceRun, Measurement, NotMeasured, Result, Taken
 
 TEXTS = ["turn the lamp very bright", "song", "please lock my door now"] * 12
 SECONDS = 0.3
@@ -116,3 +116,42 @@ def test_without_loadgen_the_extra_is_named(bundle: Path, monkeypatch: pytest.Mo
     with pytest.raises(MissingExtra) as caught:
         loadgen.mlperf(bundle, TEXTS, threads=1)
     assert "edgedistill[mlperf]" in str(caught.value.hint)
+
+
+def result_on(*links: str) -> Result:
+    runs = tuple(
+        DeviceRun(
+            contender="bundle",
+            title="toy",
+            link=link,
+            kind="measured",
+            engine="none",
+            file_bytes=1,
+            environment={},
+            asked={},
+            in_effect={"threads": 2},
+            stable=True,
+            taken=(Taken(cell=Cell(what="timing"), round=0, samples={}),),
+        )
+        for link in links
+    )
+    return Result(schema=1, version="0", created="", bundle={}, workload={}, runs=runs)
+
+
+def test_its_figures_join_the_run_on_this_machine_with_that_runs_threads_and_say_their_settings(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def run(*_: Any, threads: int, **__: Any) -> dict[str, Any]:
+        asked.append(threads)
+        return log()
+
+    monkeypatch.setattr(loadgen, "run", run)
+    found = loadgen.added(result_on("ssh://pi@kitchen", "local"), bundle, TEXTS, seconds=7)
+    assert asked == [2, 2]
+    assert [len(one.measurements) for one in found.runs] == [0, 2]
+    assert "7 s" in found.remarks[0]
+    assert "24,576" in found.remarks[0]
+    with pytest.raises(InputError, match="on this machine"):
+        loadgen.added(result_on("ssh://pi@kitchen"), bundle, TEXTS)
