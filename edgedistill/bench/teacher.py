@@ -180,6 +180,10 @@ class Rewriter(Writer):
         """The tokens of a text."""
         return self._ids(str(said), special=True)
 
+    def holds(self, prompt_tokens: int, new_tokens: int) -> bool:
+        """Whether both fit: the text has places of its own, and the answer too."""
+        return max(prompt_tokens, new_tokens) <= self._room
+
     def work(self, prompt: Sequence[int], new_tokens: int) -> Iterator[int]:
         """Encodes a text before it returns; the first token is a step of the decoder."""
         with torch.inference_mode():

@@ -12,12 +12,14 @@ import torch
 from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 
 from edgedistill.bench import baseline, teacher
+from edgedistill.bundle import assemble
 from edgedistill.errors import InputError, PlanRefused
 from edgedistill.links.link import Link
 from edgedistill.links.local import Local
 from edgedistill.teachers.local import TOKENIZER, quiet
 from edgedistill.types import Cell, Contender, DeviceRun, Kind, Taken, What
 from tests.bench.python_link import Here
+from tests.export.seq2seqs import save
 from tests.teachers.checkpoints import decoder
 
 LABELS = ("door", "light", "music")
@@ -56,6 +58,7 @@ def _bundle(folder: Path, labels: Sequence[str], engine: str = "onnxruntime") ->
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "model.onnx").write_bytes(b"x" * 1000)
     (folder / TOKENIZER).write_bytes(b"{}")
+    assemble.copy_runtime(folder)
     told = {
         "name": "toy",
         "engine": {"name": engine, "version": "1"},
@@ -98,6 +101,24 @@ def test_a_decoder_writes_greedily_as_it_would_without_kept_keys(tmp_path: Path)
             assert int(logits[0, -1].argmax()) == token
     assert model.holds(len(prompt), 6)
     assert not model.holds(40, 40)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_a_model_that_rewrites_does_so_as_it_would_without_kept_keys(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / kind
+    folder.mkdir()
+    save(folder, kind)
+    head = teacher.head_of(folder)
+    assert head in teacher.WRITERS
+    model = teacher.Rewriter(folder, head)
+    prompt = model.prompt("turn the light on, please")
+    written = list(model.work(prompt, 6))
+    before = [model._model.config.decoder_start_token_id]
+    with torch.inference_mode():
+        for token in written:
+            asked = {"input_ids": torch.tensor([prompt]), "decoder_input_ids": torch.tensor([before])}
+            assert int(model._model(**asked).logits[0, -1].argmax()) == token
+            before.append(token)
 
 
 def test_a_decoder_is_timed_at_the_lengths_that_are_asked_for(tmp_path: Path) -> None:
