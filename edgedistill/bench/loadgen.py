@@ -11,7 +11,7 @@ import importlib.util
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +29,8 @@ QUERIES = 100
 BATCH_ROWS = 32
 LOG = "mlperf_log_detail.txt"
 MARK = ":::MLLOG "
-KEPT = ("effective_", "result_", "early_stopping_", "loadgen_version", "num_errors")
-"""What of LoadGen's log is kept: settings in effect, and results."""
+KEPT = ("effective_", "result_", "early_stopping_", "loadgen_version")
+"""What of LoadGen's log is kept by name: settings in effect, and results."""
 REPORTED: Mapping[Scenario, tuple[str, str, str, float]] = {
     "SingleStream": ("mlperf_single_stream_p90", "ms", "result_90.00_percentile_latency_ns", 1e-6),
     "Offline": ("mlperf_offline", "rows/s", "result_samples_per_second", 1.0),
@@ -153,27 +153,26 @@ def run(
             what=f"LoadGen, {scenario}",
         )
         log = (Path(name) / LOG).read_text(encoding="utf-8")
-    return dict(_kept(log))
+    return kept(log)
 
 
-def _kept(log: str) -> Iterator[tuple[str, Any]]:
-    for line in log.splitlines():
-        if line.startswith(MARK):
-            entry = json.loads(line.removeprefix(MARK))
-            if entry["key"].startswith(KEPT):
-                yield entry["key"], entry["value"]
+def kept(log: str) -> Samples:
+    """What is kept of LoadGen's log: settings in effect, results, and what it calls errors."""
+    entries = [json.loads(line.removeprefix(MARK)) for line in log.splitlines() if line.startswith(MARK)]
+    errors = [f"{entry['key']}: {entry['value']}" for entry in entries if entry["metadata"]["is_error"]]
+    return {entry["key"]: entry["value"] for entry in entries if entry["key"].startswith(KEPT)} | {"errors": errors}
 
 
 def measurement(scenario: Scenario, samples: Samples) -> Measurement | NotMeasured:
     """What LoadGen reports of a scenario; what it calls invalid is no figure, and the reason holds what it came to."""
     name, unit, key, factor = REPORTED[scenario]
     value = factor * float(samples[key])
-    if samples["result_validity"] == "VALID" and not samples["num_errors"]:
+    if samples["result_validity"] == "VALID" and not samples["errors"]:
         return Measurement(name=name, unit=unit, kind="measured", values=(value,))
     broken = [said for rule, said in RULES.items() if samples.get(rule) is False]
-    why = "; ".join(broken) or f"{samples['num_errors']} errors are in its log"
+    why = "; ".join([*broken, *samples["errors"]]) or "it does not say why"
     return NotMeasured(
         name=name,
         reason=f"LoadGen calls the run {samples['result_validity']}: {why}; it came to {value:.3g} {unit}",
-        remedy="let it run longer",
+        remedy="measure again, while nothing else runs",
     )
