@@ -112,7 +112,11 @@ def device(name: str) -> Device:
     known = _aliases()
     if name not in known:
         raise _unknown("target", name, sorted(known), "edgedistill targets lists them all")
-    path = known[name]
+    return read_device(known[name])
+
+
+def read_device(path: Path) -> Device:
+    """The profile in a file, wherever it lies. Raises InputError with every problem in it."""
     read = _read(path, _Device)
     facts = {key: Fact(**fact.model_dump()) for key, fact in iter(read.gops)}
     return Device(
@@ -123,9 +127,11 @@ def device(name: str) -> Device:
     )
 
 
-def devices() -> tuple[Device, ...]:
-    """Every board in the catalogue, by name."""
-    return tuple(device(name) for name in sorted(_files("devices")))
+def devices(*, own: bool = True) -> tuple[Device, ...]:
+    """Every board in the catalogue, by name; without `own`, those of the working directory stay out."""
+    if own:
+        return tuple(device(name) for name in sorted(_files("devices")))
+    return tuple(map(read_device, sorted((ROOT / "devices").glob("*.toml"))))
 
 
 def recipe(name: str) -> Recipe:

@@ -54,6 +54,7 @@ def test_help_imports_nothing_heavy_and_is_quick(tmp_path: Path) -> None:
         (["bench", "."], 2, "is not a bundle"),
         (["report"], 2, "there is no report"),
         (["targets", "show", "toaster"], 2, "unknown target"),
+        (["devices", "add", "mine", "--on", "telnet://board"], 2, "is no address of a device"),
         (["nonsense"], 2, "No such command"),
     ],
 )

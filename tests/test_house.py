@@ -39,6 +39,7 @@ def calls(path: Path) -> set[str]:
             {
                 "cli/__init__.py",
                 "cli/boards.py",
+                "cli/devices.py",
                 "cli/measuring.py",
                 "cli/options.py",
                 "cli/students.py",

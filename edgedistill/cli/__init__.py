@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from edgedistill import __version__
-from edgedistill.cli import boards, measuring, students
+from edgedistill.cli import boards, devices, measuring, students
 from edgedistill.errors import EdgeDistillError
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (students.app, boards.app, measuring.app):
+for commands in (students.app, boards.app, devices.app, measuring.app):
     app.add_typer(commands)
 
 

@@ -16,8 +16,24 @@ from edgedistill.types import Recipe
 
 CPUINFO = Path("/proc/cpuinfo")
 VNNI = frozenset({"avx-vnni", "avx512-vnni"})
-_FLAGS = {"avx2": "avx2", "avx_vnni": "avx-vnni", "avx512_vnni": "avx512-vnni", "asimddp": "dotprod", "i8mm": "i8mm"}
-_FAMILIES = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+_FLAGS = {
+    "asimd": "neon",
+    "neon": "neon",
+    "asimdhp": "fp16",
+    "asimddp": "dotprod",
+    "i8mm": "i8mm",
+    "avx2": "avx2",
+    "avx_vnni": "avx-vnni",
+    "avx512_vnni": "avx512-vnni",
+}
+_FAMILIES = {
+    "x86_64": "x86_64",
+    "AMD64": "x86_64",
+    "aarch64": "aarch64",
+    "arm64": "aarch64",
+    "armv7l": "armv7",
+    "armv8l": "armv7",
+}
 
 
 def saturates(isa: Collection[str]) -> bool:
@@ -27,12 +43,22 @@ def saturates(isa: Collection[str]) -> bool:
 
 def here() -> tuple[str, ...]:
     """The instruction set of this machine, as far as the system tells: its family and the extensions that matter."""
-    family = _FAMILIES.get(platform.machine(), platform.machine())
     try:
         words = set(CPUINFO.read_text(encoding="utf-8").replace("\t", " ").split())
     except OSError:
         words = set()
-    return (family, *(name for flag, name in _FLAGS.items() if flag in words))
+    return named(platform.machine(), words)
+
+
+def named(machine: str, flags: Collection[str]) -> tuple[str, ...]:
+    """An instruction set in the words of the catalogue: the family, and the extensions that matter.
+
+    Args:
+        machine: as the system's `uname -m` gives it; "armv8l" is a 64-bit core in a 32-bit system.
+        flags: as Linux names them in /proc/cpuinfo.
+    """
+    extensions = dict.fromkeys(name for flag, name in _FLAGS.items() if flag in flags)
+    return (_FAMILIES.get(machine, machine), *extensions)
 
 
 def suited(

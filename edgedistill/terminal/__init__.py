@@ -229,7 +229,7 @@ def device_tables(device: Device) -> list[RenderableType]:
         table.add_row(f"gops.{name}", f"{fact.value:g} GOP/s a core", f"{fact.source} ({fact.trust})")
     for name, limit in device.budget.items():
         name_of, _, unit = name.rpartition("_")
-        table.add_row(f"budget.{name_of}", _value(limit, unit), "our choice")
+        table.add_row(f"budget.{name_of}", _value(limit, unit), device.sources.get("budget", "our choice"))
     return [table, *(Text(f"note: {note}") for note in device.notes)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgedistill import catalog
-from edgedistill.export.isa import fast_weight_only, here, saturates, suited
+from edgedistill.export.isa import fast_weight_only, here, named, saturates, suited
 
 VNNI = ("x86_64", "avx2", "avx-vnni")
 
@@ -53,3 +53,18 @@ def test_weight_only_recipes_stay_where_there_are_kernels_for_them(name: str, ke
 
 def test_this_machine_says_its_family() -> None:
     assert here()[0] in {"x86_64", "aarch64"}
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "words"),
+    [
+        ("aarch64", "fp asimd asimdhp asimddp i8mm", ("aarch64", "neon", "fp16", "dotprod", "i8mm")),
+        ("armv7l", "half thumb neon vfpv4 asimd", ("armv7", "neon")),
+        ("x86_64", "sse avx2 avx512_vnni", ("x86_64", "avx2", "avx512-vnni")),
+        ("riscv64", "", ("riscv64",)),
+    ],
+)
+def test_what_the_system_says_of_a_processor_becomes_words_of_the_catalogue(
+    machine: str, flags: str, words: tuple[str, ...]
+) -> None:
+    assert named(machine, flags.split()) == words

@@ -99,13 +99,13 @@ def export(
     with Store(request.out.parent / STORE) as store:
         run = Run(request, store, watch)
         with run.stage("read") as stage:
-            folder, kind = _found(checkpoint)
+            folder, kind = found_in(checkpoint)
             name = named(checkpoint, folder)
             bundle = request.out / f"{name}-{device.name}"
             check_target(bundle, owned=manifest.is_bundle, strays=manifest.strays)
             recipes = recipes_for(kind, device, request.export.recipe)
             stage.cached, stage.note = False, f"{name}, {kind}; {len(recipes)} recipes for {device.name}"
-        source = _source(run, kind, folder, name, recipes, device, context)
+        source = source_of(run, kind, folder, name, recipes, device, context)
         with run.stage("export") as stage:
             exported, output = source.write(source.recipes, stage.progress)
             stage.took(output)
@@ -208,7 +208,7 @@ def _suits(kind: Kind, recipe: Recipe) -> bool:
     return recipe.scheme != TABLES and not (kind == "text-to-text" and recipe.calibrated)
 
 
-def _found(checkpoint: str) -> tuple[Path, Kind]:
+def found_in(checkpoint: str) -> tuple[Path, Kind]:
     """The folder of a checkpoint and what it is, from its config or a static student's manifest alone.
 
     Raises:
@@ -235,9 +235,14 @@ def _found(checkpoint: str) -> tuple[Path, Kind]:
     )
 
 
-def _source(
+def source_of(
     run: Run, kind: Kind, folder: Path, name: str, recipes: tuple[Recipe, ...], device: Device, context: int | None
 ) -> Source:
+    """A checkpoint with all that its kind decides.
+
+    Raises:
+        InputError: the checkpoint, the rows, or what is asked for besides cannot be used together.
+    """
     if context is not None and kind != "decoder":
         raise InputError("--context is for decoders", hint="[data] max_tokens says how long a classifier's text may be")
     if run.request.export.app and kind != "classifier":
