@@ -110,6 +110,25 @@ def test_long_and_short_texts_do_not_widen_what_is_told(usual: Result, measure: 
     assert ratio.high / ratio.low < 1.06  # the texts take 1 to 3 ms
 
 
+def test_what_only_ever_holds_calls_up_is_no_slower_model(usual: Result) -> None:
+    """Guests of the same host are in no counter: half of the calls take a tenth longer, and the others do not."""
+    (run,) = usual.runs
+
+    def held_up(samples: Any) -> Any:
+        if "latency_ms" not in samples:
+            return samples
+        half = len(samples["latency_ms"]) // 2
+        return samples | {
+            "latency_ms": [ms * (1.2 if at >= half else 1.0) for at, ms in enumerate(samples["latency_ms"])]
+        }
+
+    taken = tuple(replace(one, samples=held_up(one.samples)) for one in run.taken)
+    latency = named(compare(usual, changed(usual, taken=taken)), "latency")
+    assert latency.ratio is not None
+    assert latency.ratio.low > 1.05
+    assert latency.verdict == "equal"
+
+
 def test_an_unstable_run_is_not_compared_in_time_and_still_in_memory(measure: Measure, usual: Result) -> None:
     hogged = measure(1, change={number: {"foreign_cores": 1.0} for number in range(100)})
     found = compare(usual, hogged)
