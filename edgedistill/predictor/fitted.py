@@ -1,0 +1,177 @@
+"""What the fit on published rows came to: a few numbers for each board and form, which travel with the package.
+
+The rows themselves do not. `python benchmarks/predictor.py --rows CSV --write` makes the file anew.
+
+A board that has rows keeps what they say against its profile's bandwidth or throughput; every other board, one of your
+own among them, takes its profile as it stands, with the spread that profiles have had.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edgedistill.catalog import read_toml
+from edgedistill.predictor import names
+from edgedistill.predictor.mixed import Cell, Mixed
+from edgedistill.predictor.names import Quantization
+from edgedistill.predictor.rows import Metric, Rows
+from edgedistill.predictor.speed import (
+    MATRIX_ISA,
+    PROFILES,
+    SIZE,
+    SPREADS,
+    THREADS,
+    Boards,
+    cell,
+    of_form,
+    of_profile,
+    scale_of,
+)
+from edgedistill.types import Device
+
+FILE = Path(__file__).with_name("fitted.toml")
+OTHER = "other"
+"""Forms that no row has."""
+NO_ROWS = "no decoder was timed on this board, or none that is published: its profile stands alone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """Log of a speed against what a profile promises, and its standard deviation for a new model."""
+
+    log: float
+    deviation: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Law:
+    """What the rows say of one metric.
+
+    Attributes:
+        scale: deviations that an interval of `LEVEL` has to each side.
+        slope: of log speed over log size, with `slope_deviation`; sizes are relative to `SIZE`.
+        boards: by name of the profile and form; `any_board` by form, its deviation without that between boards.
+    """
+
+    scale: float
+    slope: float
+    slope_deviation: float
+    boards: Mapping[str, Mapping[str, Level]]
+    any_board: Mapping[str, Level]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Bytes a second that decoding reads, or operations a second of a prompt.
+
+    Attributes:
+        factor: an interval of `LEVEL` reaches from value / factor to value × factor.
+        why: what it rests on.
+    """
+
+    value: float
+    factor: float
+    why: str
+
+
+def rate(
+    device: Device, metric: Metric, form: Quantization, work: float, *, threads: int, falls_back: bool = False
+) -> Rate:
+    """How fast a board works through a token.
+
+    Args:
+        work: bytes that a token reads, or operations that it takes.
+        threads: of the board's cores.
+        falls_back: a k-quant that does not fit the model's width.
+    """
+    law, expected = laws()[metric], of_profile(device, metric)
+    known = law.boards.get(device.name, {})
+    level = known.get(form.kind) or known.get(OTHER)
+    deviation, why = (0.0, "published rows of this board") if level else (expected.spread, NO_ROWS)
+    level = level or law.any_board.get(form.kind) or law.any_board[OTHER]
+    size = math.log(work / SIZE)
+    share = min(1.0, threads / device.cores)
+    log = level.log + law.slope * size + THREADS[metric] * math.log(share)
+    log += of_form(form, metric, grouped=bool(MATRIX_ISA & set(device.isa)), falls_back=falls_back)
+    width = math.hypot(level.deviation, deviation, law.slope_deviation * size)
+    return Rate(value=expected.value * math.exp(log), factor=math.exp(law.scale * width), why=why)
+
+
+@cache
+def laws() -> Mapping[Metric, Law]:
+    """What the file of the package says."""
+    found: Any = read_toml(FILE)
+    return {metric: _law(found[metric]) for metric in SPREADS}
+
+
+def _law(found: Mapping[str, Any]) -> Law:
+    def levels(table: Mapping[str, Sequence[float]]) -> dict[str, Level]:
+        return {form: Level(log=log, deviation=deviation) for form, (log, deviation) in table.items()}
+
+    return Law(
+        scale=found["scale"],
+        slope=found["slope"],
+        slope_deviation=found["slope_deviation"],
+        boards={name: levels(table) for name, table in found["boards"].items()},
+        any_board=levels(found["any_board"]),
+    )
+
+
+def fit(rows: Rows, devices: Iterable[Device]) -> Mapping[Metric, Law]:
+    """The laws of the rows that the predictor is judged by."""
+    boards = Boards.known(devices, [rows])
+    return {metric: _fit(metric, rows, boards) for metric in SPREADS}
+
+
+def _fit(metric: Metric, rows: Rows, boards: Boards) -> Law:
+    cells = [cell(one, boards, rows.read_bytes) for one in rows.speeds if one.judged and one.metric == metric]
+    fitted = Mixed(tuple(cells), SPREADS[metric])
+    forms = [*dict.fromkeys(one.kind for one in names.four_bits_and_more()), OTHER]
+
+    def ask(board: str, spread: float, size: float = 0.0) -> list[Level]:
+        asked = [
+            Cell(board=board, form=form, model="a model to come", expected=0.0, spread=spread, size=size)
+            for form in forms
+        ]
+        logs, deviations = fitted.predict(asked)
+        return [Level(log=float(a), deviation=float(b)) for a, b in zip(logs, deviations, strict=True)]
+
+    seen = {one.board for one in cells}
+    of_boards = {
+        PROFILES[board]: ask(board, boards.expected(board, metric).spread)
+        for board in sorted(seen & set(boards.profiles))
+    }
+    levels = ask("a board to come", 0.0)
+    above, below = ask("a board to come", 0.0, 1.0), ask("a board to come", 0.0, -1.0)
+    # A deviation over size x is that of the level and that of the slope: d² + 2 c x + s² x².
+    spread = (above[0].deviation ** 2 + below[0].deviation ** 2) / 2 - levels[0].deviation ** 2
+    return Law(
+        scale=scale_of(fitted),
+        slope=min(0.9, above[0].log - levels[0].log),
+        slope_deviation=math.sqrt(max(0.0, spread)),
+        boards={name: dict(zip(forms, found, strict=True)) for name, found in of_boards.items()},
+        any_board=dict(zip(forms, levels, strict=True)),
+    )
+
+
+def text(laws: Mapping[Metric, Law], *, facts: Mapping[str, object]) -> str:
+    """The file: TOML with `facts` about the fit at its top."""
+    lines = [
+        "# What the rows of published speeds came to, written by benchmarks/predictor.py: do not edit.",
+        "# Each pair: log of the speed against what the board's profile promises, and its standard deviation.",
+        "",
+        "[fit]",
+        *(f"{key} = {value!r}" if not isinstance(value, str) else f'{key} = "{value}"' for key, value in facts.items()),
+    ]
+    for metric, law in laws.items():
+        lines += ["", f"[{metric}]", f"scale = {law.scale:.4f}", f"slope = {law.slope:.4f}"]
+        lines.append(f"slope_deviation = {law.slope_deviation:.4f}")
+        for title, levels in [("any_board", law.any_board), *((f"boards.{k}", v) for k, v in law.boards.items())]:
+            lines += ["", f"[{metric}.{title}]"]
+            lines += [f"{form} = [{one.log:.4f}, {one.deviation:.4f}]" for form, one in levels.items()]
+    return "\n".join(lines) + "\n"
