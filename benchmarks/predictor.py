@@ -1,4 +1,6 @@
-"""How far predicted speeds of decoders are from published ones: `python benchmarks/predictor.py --rows CSV [--fit CSV]`.
+"""How far predicted speeds of decoders are from published ones.
+
+`python benchmarks/predictor.py --rows CSV [--fit CSV]`.
 
 Both files have the columns that `edgedistill.predictor.rows.COLUMNS` names, one value a row. Every model is predicted
 from rows of other models only: without --fit from the other rows of the file, with it from the file named there. What
@@ -29,6 +31,7 @@ WORST = 12
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads, predicts, prints; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, required=True, help="published rows to predict")
     parser.add_argument("--fit", type=Path, help="published rows to fit on; the rows themselves without it")
@@ -52,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _worst(found)
     _outer(wanted, basis, files, devices)
     boards = _without_each_board(judged, basis, files, devices)
-    print(f"\nwithout any row of their board, as a check: {boards['median_ape']:.1%}, {boards['coverage90']:.1%} covered")
+    print(
+        f"\nwithout any row of their board, as a check: {boards['median_ape']:.1%}, {boards['coverage90']:.1%} covered"
+    )
     _left_out(wanted)
     parts = {name: _figures([one for one in found if one.speed.metric == name]) for name in rows.SPEEDS}
     if options.write:

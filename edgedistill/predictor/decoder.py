@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from edgedistill.errors import InputError
 from edgedistill.predictor import fitted, names
-from edgedistill.predictor.speed import LEVEL
 from edgedistill.types import Device, Measurement
 
 PROMPT_TOKENS = 256
@@ -21,9 +20,9 @@ BATCH = 512
 LLAMA_BYTES = 75e6
 """Resident memory of Python with llama-cpp-python before a model is loaded, on 64-bit Linux."""
 CARD_BYTES_S = 22e6
-"""What a board reads from its storage where its profile does not say: an SD card of a Raspberry Pi Zero 2 W, from 0.72 GB
-of weights that did not fit and 0.03 tokens a second (research on published rows, 2026)."""
+"""What a board reads from its storage where its profile does not say: an SD card, as on a Raspberry Pi Zero 2 W."""
 PAGING_FACTOR = 3.0
+"""A judgement: cards differ, and a system guesses which pages it will need."""
 MEMORY_FACTOR = 1.2
 """Rough: the arithmetic is llama.cpp's own, but what a system counts as resident is not."""
 
@@ -34,13 +33,12 @@ class Prediction:
 
     Attributes:
         measurements: decode@N and prefill@N in tokens a second, first_token@N in ms, for a prompt of N tokens, with
-            intervals of `level`; memory in bytes with a rough range.
+            intervals of `LEVEL`; memory in bytes with a rough range.
         why: what the figures rest on, a line each.
     """
 
-    measurements: tuple[Measurement, ...]
-    why: tuple[str, ...]
-    level: float = LEVEL
+    measurements: tuple[Measurement, ...] = ()
+    why: tuple[str, ...] = ()
 
 
 def decoder(
@@ -111,4 +109,6 @@ def decoder(
 
 
 def _within(name: str, unit: str, value: float, factor: float) -> Measurement:
-    return Measurement(name=name, unit=unit, kind="predicted", values=(value,), interval=(value / factor, value * factor))
+    return Measurement(
+        name=name, unit=unit, kind="predicted", values=(value,), interval=(value / factor, value * factor)
+    )

@@ -1,11 +1,14 @@
 """An encoder on a board: time for one text, file and memory, from its shape and the profile. Arithmetic alone.
 
-How far the latency may be off rests on little, for almost nobody publishes encoders on boards: the four Whisper encoders on
-a Raspberry Pi 5 (whisper.cpp, floats, 4 threads) come out 1.0 to 1.3 times too slow, our own students in 8 bits on one
-x86 machine within 1.6 (benchmarks/LOG.md). That is no sample to take an interval from, so the range stays a rough one.
+How far the latency may be off rests on little, for almost nobody publishes encoders on boards. The encoders of four
+sizes of Whisper on a Raspberry Pi 5 (whisper.cpp, floats, 4 threads) come out 1.0 to 1.3 times too slow; the profile
+`cpu` is low on purpose, and a student in 8 bits took an eighth of what it promises (benchmarks/LOG.md). That is no
+sample to take an interval from, so the range stays a rough one.
 """
 
 from __future__ import annotations
+
+import math
 
 from edgedistill.types import Device, Measurement, Recipe, Shape
 
@@ -52,7 +55,7 @@ def encoder(
 def latency_s(macs: float, layers: int, recipe: Recipe, device: Device, *, threads: int) -> float:
     """Seconds for a text: its multiply-adds at the profile's throughput, and what each operator costs."""
     gops = device.gops["int8" if recipe.bits == 8 else "f32"].value
-    arithmetic = 2 * macs / (gops * 1e9 * SKINNY_SHARE * min(threads, device.cores) ** MORE_THREADS)
+    arithmetic = 2 * macs / (gops * 1e9 * SKINNY_SHARE * math.pow(min(threads, device.cores), MORE_THREADS))
     return arithmetic + OPERATOR_S * OPERATORS_PER_LAYER * layers * max(1.0, 40 / gops)
 
 
@@ -72,4 +75,6 @@ def is_mapped(recipe: Recipe) -> bool:
 
 
 def _rough(name: str, unit: str, value: float, factor: float) -> Measurement:
-    return Measurement(name=name, unit=unit, kind="predicted", values=(value,), interval=(value / factor, value * factor))
+    return Measurement(
+        name=name, unit=unit, kind="predicted", values=(value,), interval=(value / factor, value * factor)
+    )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.catalog import read_toml
-from edgedistill.predictor import names
 from edgedistill.predictor.mixed import Cell, Mixed
 from edgedistill.predictor.names import Quantization
 from edgedistill.predictor.rows import Metric, Rows
@@ -131,7 +130,7 @@ def fit(rows: Rows, devices: Iterable[Device]) -> Mapping[Metric, Law]:
 def _fit(metric: Metric, rows: Rows, boards: Boards) -> Law:
     cells = [cell(one, boards, rows.read_bytes) for one in rows.speeds if one.judged and one.metric == metric]
     fitted = Mixed(tuple(cells), SPREADS[metric])
-    forms = [*dict.fromkeys(one.kind for one in names.four_bits_and_more()), OTHER]
+    forms = [*sorted({one.form for one in cells}), OTHER]
 
     def ask(board: str, spread: float, size: float = 0.0) -> list[Level]:
         asked = [

@@ -5,9 +5,9 @@ form of the weights, of both together, of the model, of the model on this board 
 is drawn around 0 with its own spread, so that a part seen in many rows is believed and one seen once is shrunken (best
 linear unbiased prediction: Henderson, 1975). A model that no row has costs its spread, and so does a board.
 
-Written as a Gaussian process its solution is one inverse, and leaving a model out needs no second fit: with A the inverse
-of the covariance and g the rows of a model, the error of predicting them from all others is A_gg⁻¹ (A r)_g, and its
-covariance A_gg⁻¹.
+Written as a Gaussian process its solution is one inverse, and leaving a model out needs no second fit: with A the
+inverse of the covariance and g the rows of a model, the error of predicting them from all others is A_gg⁻¹ (A r)_g, and
+its covariance A_gg⁻¹ (Rasmussen and Williams, 2006, section 5.4.2, for single rows).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 FAR = 2.5
-"""A row more than so many deviations from what the others say of it counts less: phones get hot, or run out of memory."""
+"""A row more than so many deviations from what others say of it counts less: phones get hot, or run out of memory."""
 ROUNDS = 3
 
 
@@ -119,7 +119,7 @@ def _covariance(some: Sequence[Cell], others: Sequence[Cell], spreads: Spreads) 
     def same(name: str) -> Array:
         left = np.array([getattr(cell, name) for cell in some], dtype=object)
         right = np.array([getattr(cell, name) for cell in others], dtype=object)
-        return np.equal.outer(left, right).astype(np.float64)
+        return np.asarray(np.equal.outer(left, right), dtype=np.float64)
 
     board, form, model = same("board"), same("form"), same("model")
     between = np.outer([cell.spread for cell in some], [cell.spread for cell in others])

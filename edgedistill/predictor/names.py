@@ -14,10 +14,9 @@ from edgedistill.catalog import read_toml
 
 CHECKPOINTS = Path(__file__).with_name("checkpoints.toml")
 Q6_K, Q8_0 = 6.5625, 8.5
-"""Bits of a weight, scales included. llama.cpp writes the head in the first, or in the second where that does not fit."""
+"""Bits of a weight, scales included. llama.cpp writes the head in the first, or the second where that does not fit."""
 BLOCK = 256
 """Weights of a block of a k-quant: a matrix whose rows are no multiple of it is written in another form."""
-FOUR_BITS = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +33,11 @@ class Quantization:
     bits: float
     head: float
     table: float
+
+    @property
+    def narrow(self) -> bool:
+        """Whether its blocks have fewer than 4 bits a weight, scales not counted."""
+        return self.kind.startswith(("q2", "q3", "iq1", "iq2", "iq3", "tq"))
 
 
 _FORMS: dict[str, Quantization] = {
@@ -99,11 +103,6 @@ def quantization(text: str) -> Quantization | None:
             name = re.sub(pattern, known, name)
             break
     return _FORMS.get(name)
-
-
-def four_bits_and_more() -> tuple[Quantization, ...]:
-    """The forms with at least 4 bits a weight of a layer, smallest first."""
-    return tuple(sorted((form for form in _FORMS.values() if form.bits >= FOUR_BITS), key=lambda form: form.bits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,7 +86,7 @@ class Speed:
     @property
     def judged(self) -> bool:
         """Whether it is one of those that the predictor is judged by: llama.cpp, confidence A, 4 bits and more."""
-        return self.engine == "llama.cpp" and self.confidence == "A" and self.form.bits >= names.FOUR_BITS
+        return self.engine == "llama.cpp" and self.confidence == "A" and not self.form.narrow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +214,7 @@ def _speed(line: int, row: Mapping[str, str], board: str, value: float) -> Speed
     threads = re.fullmatch(r"\s*(\d+)\s*", row["threads"]) or _CORES.match(row["cpu_cores_used"])
     return Speed(
         line=line,
-        metric=cast(Metric, row["metric"].strip()),
+        metric=cast("Metric", row["metric"].strip()),
         device=row["device"].strip(),
         board=board,
         engine="llama.cpp" if _LLAMA.match(runtime.lower()) else runtime,

@@ -1,9 +1,9 @@
 """How fast a decoder is on a board: the form of the prediction, and its fit on published rows.
 
 Decoding is bound by memory: tokens a second × the bytes that a token reads is a bandwidth, and one that hardly changes
-with the model. Reading a prompt is bound by arithmetic: tokens a second × two operations for each weight of a layer is a
-throughput. Both depend on the board, on the form of the weights, and a little on both together; `mixed` finds how much.
-The context is left out of the fit: the rows write 64 to 128 tokens from an empty one.
+with the model. Reading a prompt is bound by arithmetic: tokens a second × two operations for each weight of a layer is
+a throughput. Both depend on the board, on the form of the weights, and a little on both together; `mixed` finds how
+much. The context is left out of the fit: the rows write 64 to 128 tokens from an empty one.
 
 What each choice is worth, and what was tried and dropped, is in benchmarks/LOG.md.
 """
@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from edgedistill.predictor.mixed import Array, Cell, Mixed, Spreads, quantile
-from edgedistill.predictor.names import FOUR_BITS, Quantization
+from edgedistill.predictor.mixed import Cell, Mixed, Spreads, quantile
+from edgedistill.predictor.names import Quantization
 from edgedistill.predictor.rows import Metric, Rows, Speed
 from edgedistill.types import Device
 
@@ -28,17 +27,13 @@ SIZE = 1e9
 """Bytes read and operations done for a token, against which the slope over size is taken."""
 # Chosen by hand near the largest likelihood of the published rows, rounded up: models to come differ more than these.
 SPREADS: Mapping[Metric, Spreads] = {
-    "decode": Spreads(
-        form=0.2, board_form=0.08, model=0.1, model_board=0.04, model_form=0.04, noise=0.05, size=0.1
-    ),
-    "prefill": Spreads(
-        form=0.3, board_form=0.1, model=0.15, model_board=0.05, model_form=0.08, noise=0.05, size=0.1
-    ),
+    "decode": Spreads(form=0.2, board_form=0.08, model=0.1, model_board=0.04, model_form=0.04, noise=0.05, size=0.1),
+    "prefill": Spreads(form=0.3, board_form=0.1, model=0.15, model_board=0.05, model_form=0.08, noise=0.05, size=0.1),
 }
 THREADS: Mapping[Metric, float] = {"decode": 0.75, "prefill": 0.95}
 """Speed grows with this power of the threads: memory is shared, arithmetic is not. From an M4 and a Pi 5, 1 to 10."""
 PLAIN_KERNELS: Mapping[Metric, float] = {"decode": -0.05, "prefill": -0.8}
-"""Log speed of forms that no kernel for several rows at once reads, against those that have one, on boards with dotprod:
+"""Log speed of forms that no kernel for several rows at once reads, against those with one, on boards with dotprod:
 Q5_0, which a k-quant becomes where it does not fit, and Q4_K to Q8_0 before 2025. From Q3_K against Q4_0 on phones."""
 GROUPED = frozenset({"q4_k", "q5_k", "q6_k", "q8_0"})
 INT8_SHARE = {True: 0.5, False: 0.25}
@@ -67,7 +62,7 @@ MATRIX_ISA = frozenset({"dotprod", "i8mm", "avx-vnni", "avx512-vnni"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """Of a board, before any decoder was timed on it: bytes or operations a second, and a standard deviation of its log.
+    """Of a board before any decoder was timed on it: bytes or operations a second, and the deviation of their log.
 
     Attributes:
         why: what it is taken from.
@@ -126,7 +121,9 @@ class Boards:
         if board in self.profiles:
             return of_profile(self.profiles[board], metric)
         if metric == "decode" and board in self.memory:
-            return Expected(value=COPY_TO_READ * self.memory[board], spread=COPIED, why="what one core copies and fills")
+            return Expected(
+                value=COPY_TO_READ * self.memory[board], spread=COPIED, why="what one core copies and fills"
+            )
         if metric == "prefill" and board in self.int8:
             return Expected(value=INT8_SHARE[True] * self.int8[board] * 1e9, spread=ASSUMED, why="ResNet-50 in int8")
         return Expected(value=OF_ANY[metric], spread=UNKNOWN, why="nothing: any board")
@@ -155,11 +152,10 @@ def of_form(form: Quantization, metric: Metric, *, grouped: bool, old: bool = Fa
         old: the row is from before most forms had them.
         falls_back: a k-quant that does not fit the model's width.
     """
-    narrow = form.bits < FOUR_BITS
-    plain = narrow or form.kind == "q5_0" or (falls_back and form.kind in ("q4_k", "q5_k"))
+    plain = form.narrow or form.kind == "q5_0" or (falls_back and form.kind in ("q4_k", "q5_k"))
     log = PLAIN_KERNELS[metric] if grouped and (plain or (old and form.kind in GROUPED)) else 0.0
     # Below 4 bits the time goes into unpacking, which takes as long for a weight however few bits it has.
-    return log + (math.log(form.bits / FOUR_BITS) if narrow and metric == "decode" else 0.0)
+    return log + (math.log(min(1.0, form.bits / 4)) if metric == "decode" else 0.0)
 
 
 def cell(speed: Speed, boards: Boards, read_bytes: Mapping[tuple[str, str], float]) -> Cell:
@@ -205,6 +201,10 @@ class Predicted:
         return self.low <= self.speed.value <= self.high
 
 
+NORMAL = 1.645
+"""Deviations to each side that hold 90 % of a normal distribution: where there is no error to scale by."""
+
+
 def scale_of(fitted: Mixed) -> float:
     """How many deviations an interval of `LEVEL` has to each side, from errors with the model of each row left out.
 
@@ -212,7 +212,7 @@ def scale_of(fitted: Mixed) -> float:
     (Lei et al., 2018).
     """
     if not fitted.cells:
-        return float("nan")
+        return NORMAL
     errors, deviations = fitted.left_out(lambda one: one.model)
     models = len({one.model for one in fitted.cells})
     return quantile(np.abs(errors) / deviations, rank(LEVEL, models, len(fitted.cells)))
@@ -221,16 +221,16 @@ def scale_of(fitted: Mixed) -> float:
 def rank(level: float, models: int, rows: int) -> float:
     """The share of errors that an interval must hold, to hold a share `level` of a new model's.
 
-    With n independent errors it is level × (1 + 1/n). Rows of a model share a part of their error, so n lies between the
-    number of models and that of rows; it is taken as their geometric mean, which held 90 % of the rows of models that
-    were kept from the fit.
+    With n independent errors it is level × (1 + 1/n). Rows of a model share a part of their error, so n lies between
+    the number of models and that of rows; it is taken as their geometric mean, which held 90 % of the rows of models
+    that were kept from the fit.
     """
     return min(1.0, level * (1 + 1 / math.sqrt(max(1, models * rows))))
 
 
-def predict(wanted: Sequence[Speed], known: Sequence[Speed], files: Sequence[Rows], devices: Iterable[Device]) -> list[
-    Predicted
-]:
+def predict(
+    wanted: Sequence[Speed], known: Sequence[Speed], files: Sequence[Rows], devices: Iterable[Device]
+) -> list[Predicted]:
     """Each row from those of all other models.
 
     Args:
@@ -257,6 +257,4 @@ def predict(wanted: Sequence[Speed], known: Sequence[Speed], files: Sequence[Row
 def _predicted(speed: Speed, one: Cell, log: float, width: float, boards: Boards, seen: set[str]) -> Predicted:
     value = math.exp(log - one.size) / SIZE
     basis = "its rows" if speed.board in seen else boards.expected(speed.board, speed.metric).why
-    return Predicted(
-        speed=speed, value=value, low=value * math.exp(-width), high=value * math.exp(width), basis=basis
-    )
+    return Predicted(speed=speed, value=value, low=value * math.exp(-width), high=value * math.exp(width), basis=basis)

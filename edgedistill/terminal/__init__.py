@@ -10,10 +10,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgedistill.predictor import called
 from edgedistill.report import figures
 from edgedistill.report.blocks import label
 from edgedistill.terminal.lines import Lines as Lines  # for whoever shows tables, too
-from edgedistill.types import Device, NotMeasured, Plan, Subject, TrainingPlan
+from edgedistill.types import Device, Measurement, NotMeasured, Plan, Subject, TrainingPlan
 
 if TYPE_CHECKING:
     from edgedistill.checkup import Finding
@@ -119,23 +120,35 @@ def _training_plan(made: TrainingPlan) -> list[RenderableType]:
     table.add_row("steps, about", f"{made.steps:,}")
     if made.signal_bytes:
         table.add_row("teacher's signals on disk, about", _value(made.signal_bytes, "bytes"))
-    return [Text(f"teacher: {made.teacher}"), *(Text(line) for line in made.explanation), table]
+    board = [_predictions("predicted on the board", made.predictions)] if made.predictions else []
+    return [Text(f"teacher: {made.teacher}"), *(Text(line) for line in made.explanation), table, *board]
 
 
 def _build_plan(made: Plan) -> list[RenderableType]:
-    numbers = _table(f"predicted on {made.device.title}", "figure", "value", "rough range")
-    for prediction in made.predictions:
-        low, high = prediction.interval or (prediction.median, prediction.median)
-        numbers.add_row(
-            prediction.name.replace("_", " "),
-            _value(prediction.median, prediction.unit),
-            f"{_value(low, prediction.unit)} to {_value(high, prediction.unit)}",
-        )
     return [
         Text(f"target: {made.device.title} ({made.device.name})"),
         *(Text(line) for line in made.explanation),
-        numbers,
+        _predictions(f"predicted on {made.device.title}", made.predictions),
     ]
+
+
+def _predictions(title: str, predictions: Sequence[Measurement]) -> Table:
+    """Figures with their ranges; where some are intervals and some rough, each says which it is."""
+    kinds = list(dict.fromkeys(map(called, predictions)))
+    numbers = _table(title, "figure", "value", kinds[0] if len(kinds) == 1 else "range")
+    for found in predictions:
+        low, high = found.interval or (found.median, found.median)
+        shown = f"{_value(low, found.unit)} to {_value(high, found.unit)}"
+        what = f", {called(found)}" if len(kinds) > 1 else ""
+        numbers.add_row(_figure(found.name), _value(found.median, found.unit), shown + what)
+    return numbers
+
+
+def _figure(name: str) -> str:
+    """A prediction's name for people: decode@256 is writing behind a prompt of 256 tokens."""
+    what, _, tokens = name.partition("@")
+    titles = {"decode": "writing", "prefill": "reading", "first_token": "first token"}
+    return f"{titles.get(what, what)}, prompt of {tokens}" if tokens else name.replace("_", " ")
 
 
 def export_tables(made: Made) -> list[RenderableType]:
@@ -168,6 +181,14 @@ def export_tables(made: Made) -> list[RenderableType]:
     if made.latency is not None and made.latency.interval is not None:
         low, high = made.latency.interval
         said.append(f"Latency predicted for the board: {low:.2g} to {high:.2g} ms a text, one thread.")
+    if made.writing.measurements:
+        shown = []
+        for cost in made.writing.measurements:
+            low, high = cost.interval or (cost.median, cost.median)
+            if called(cost) != "rough range":
+                shown.append(f"{_figure(cost.name)} {_value(low, cost.unit)} to {_value(high, cost.unit)}")
+        said.append(f"Predicted for the board, as {called(made.writing.measurements[0])}s: {'; '.join(shown)}.")
+    said += [f"{line[:1].upper()}{line[1:]}." for line in made.writing.why]
     if made.app is not None:
         said.append(
             f"{made.app.file}, {_value(made.app.size_bytes, 'bytes')}: text in, label out. The same label for each of "
