@@ -38,11 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help=f"write {fitted.FILE.name} of the package")
     options = parser.parse_args(arguments)
     try:
-        wanted = rows.read(options.rows)
-        known = rows.read(options.fit) if options.fit else wanted
+        return _run(options)
     except EdgeDistillError as error:
         print(f"{error.message}\n{error.hint}", file=sys.stderr)
         return error.exit_code
+
+
+def _run(options: argparse.Namespace) -> int:
+    wanted = rows.read(options.rows)
+    known = rows.read(options.fit) if options.fit else wanted
     devices = catalog.devices()
     files = [wanted] if known is wanted else [known, wanted]
     judged = [one for one in wanted.speeds if one.judged]
@@ -55,9 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _worst(found)
     _outer(wanted, basis, files, devices)
     boards = _without_each_board(judged, basis, files, devices)
-    print(
-        f"\nwithout any row of their board, as a check: {boards['median_ape']:.1%}, {boards['coverage90']:.1%} covered"
-    )
+    if boards["n"]:
+        print(
+            "\nwithout any row of their board, as a check: {median_ape:.1%}, {coverage90:.1%} covered".format(**boards)
+        )
     _left_out(wanted)
     parts = {name: _figures([one for one in found if one.speed.metric == name]) for name in rows.SPEEDS}
     if options.write:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.catalog import read_toml
+from edgedistill.errors import InputError
 from edgedistill.predictor.mixed import Cell, Mixed
 from edgedistill.predictor.names import Quantization
 from edgedistill.predictor.rows import Metric, Rows
@@ -30,10 +31,15 @@ from edgedistill.predictor.speed import (
     of_form,
     of_profile,
     scale_of,
+    width,
 )
 from edgedistill.types import Device
 
 FILE = Path(__file__).with_name("fitted.toml")
+EXTRAPOLATED = 0.2
+"""Deviation for each unit of log size beyond the sizes that rows have: a judgement, for small models have overheads."""
+NEAR = 0.2
+"""Of log size: what is worth no word."""
 OTHER = "other"
 """Forms that no row has."""
 NO_ROWS = "no decoder was timed on this board, or none that is published: its profile stands alone"
@@ -53,6 +59,7 @@ class Law:
 
     Attributes:
         scale: deviations that an interval of `LEVEL` has to each side.
+        sizes: log of the smallest and the largest size that rows have.
         slope: of log speed over log size, with `slope_deviation`; sizes are relative to `SIZE`.
         boards: by name of the profile and form; `any_board` by form, its deviation without that between boards.
     """
@@ -60,6 +67,7 @@ class Law:
     scale: float
     slope: float
     slope_deviation: float
+    sizes: tuple[float, float]
     boards: Mapping[str, Mapping[str, Level]]
     any_board: Mapping[str, Level]
 
@@ -91,14 +99,17 @@ def rate(
     law, expected = laws()[metric], of_profile(device, metric)
     known = law.boards.get(device.name, {})
     level = known.get(form.kind) or known.get(OTHER)
-    deviation, why = (0.0, "published rows of this board") if level else (expected.spread, NO_ROWS)
+    spread, why = (0.0, "published rows of this board") if level else (expected.spread, NO_ROWS)
     level = level or law.any_board.get(form.kind) or law.any_board[OTHER]
     size = math.log(work / SIZE)
     share = min(1.0, threads / device.cores)
     log = level.log + law.slope * size + THREADS[metric] * math.log(share)
     log += of_form(form, metric, grouped=bool(MATRIX_ISA & set(device.isa)), falls_back=falls_back)
-    width = math.hypot(level.deviation, deviation, law.slope_deviation * size)
-    return Rate(value=expected.value * math.exp(log), factor=math.exp(law.scale * width), why=why)
+    beyond = max(law.sizes[0] - size, size - law.sizes[1], 0.0)
+    if beyond > NEAR:
+        why += ", of models of another size"
+    model = math.hypot(level.deviation, law.slope_deviation * size, EXTRAPOLATED * beyond)
+    return Rate(value=expected.value * math.exp(log), factor=math.exp(width(model, spread, law.scale)), why=why)
 
 
 @cache
@@ -116,19 +127,26 @@ def _law(found: Mapping[str, Any]) -> Law:
         scale=found["scale"],
         slope=found["slope"],
         slope_deviation=found["slope_deviation"],
+        sizes=(found["sizes"][0], found["sizes"][1]),
         boards={name: levels(table) for name, table in found["boards"].items()},
         any_board=levels(found["any_board"]),
     )
 
 
 def fit(rows: Rows, devices: Iterable[Device]) -> Mapping[Metric, Law]:
-    """The laws of the rows that the predictor is judged by."""
+    """The laws of the rows that the predictor is judged by.
+
+    Raises:
+        InputError: there are none of a metric.
+    """
     boards = Boards.known(devices, [rows])
     return {metric: _fit(metric, rows, boards) for metric in SPREADS}
 
 
 def _fit(metric: Metric, rows: Rows, boards: Boards) -> Law:
     cells = [cell(one, boards, rows.read_bytes) for one in rows.speeds if one.judged and one.metric == metric]
+    if not cells:
+        raise InputError(f"no row gives {metric} of llama.cpp with confidence A and 4 bits", hint="fit on more rows")
     fitted = Mixed(tuple(cells), SPREADS[metric])
     forms = [*sorted({one.form for one in cells}), OTHER]
 
@@ -153,6 +171,7 @@ def _fit(metric: Metric, rows: Rows, boards: Boards) -> Law:
         scale=scale_of(fitted),
         slope=min(0.9, above[0].log - levels[0].log),
         slope_deviation=math.sqrt(max(0.0, spread)),
+        sizes=(min(one.size for one in cells), max(one.size for one in cells)),
         boards={name: dict(zip(forms, found, strict=True)) for name, found in of_boards.items()},
         any_board=dict(zip(forms, levels, strict=True)),
     )
@@ -170,6 +189,7 @@ def text(laws: Mapping[Metric, Law], *, facts: Mapping[str, object]) -> str:
     for metric, law in laws.items():
         lines += ["", f"[{metric}]", f"scale = {law.scale:.4f}", f"slope = {law.slope:.4f}"]
         lines.append(f"slope_deviation = {law.slope_deviation:.4f}")
+        lines.append(f"sizes = [{law.sizes[0]:.4f}, {law.sizes[1]:.4f}]")
         for title, levels in [("any_board", law.any_board), *((f"boards.{k}", v) for k, v in law.boards.items())]:
             lines += ["", f"[{metric}.{title}]"]
             lines += [f"{form} = [{one.log:.4f}, {one.deviation:.4f}]" for form, one in levels.items()]

@@ -117,9 +117,12 @@ def _covariance(some: Sequence[Cell], others: Sequence[Cell], spreads: Spreads) 
     """Of the true log speeds of cells, noise not counted: [some, others]."""
 
     def same(name: str) -> Array:
-        left = np.array([getattr(cell, name) for cell in some], dtype=object)
-        right = np.array([getattr(cell, name) for cell in others], dtype=object)
-        return np.asarray(np.equal.outer(left, right), dtype=np.float64)
+        numbers: dict[str, int] = {}
+        left, right = (
+            np.array([numbers.setdefault(getattr(cell, name), len(numbers)) for cell in cells], dtype=np.int64)
+            for cells in (some, others)
+        )
+        return np.asarray(left[:, None] == right[None, :], dtype=np.float64)
 
     board, form, model = same("board"), same("form"), same("model")
     between = np.outer([cell.spread for cell in some], [cell.spread for cell in others])

@@ -7,6 +7,7 @@ files, memory bandwidth and int8 throughput are facts that it may use about any 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 import statistics
@@ -118,7 +119,7 @@ def read(path: Path) -> Rows:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}", hint="give a table with commas, in UTF-8") from error
-    table = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     found: list[tuple[int, dict[str, str]]] = []
     try:
         missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]

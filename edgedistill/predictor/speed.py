@@ -16,11 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgedistill.errors import InputError
 from edgedistill.predictor.mixed import Cell, Mixed, Spreads, quantile
 from edgedistill.predictor.names import Quantization
 from edgedistill.predictor.rows import Metric, Rows, Speed
 from edgedistill.types import Device
 
+MOST = 5000
+"""Rows that are fitted at once: it takes a matrix of rows × rows."""
 LEVEL = 0.9
 """Of every interval in this package that is called one."""
 SIZE = 1e9
@@ -41,9 +44,9 @@ INT8_SHARE = {True: 0.5, False: 0.25}
 COPY_TO_READ = 1.3
 """Bytes that all cores read, against what one core copies and fills (tinymembench), from a Pi 5, a Pi 4 and an N100."""
 # Standard deviations, in log speed, of what is expected of a board before a row of it is seen.
-SOURCED, ASSUMED, COPIED, UNKNOWN = 0.35, 0.6, 0.4, 1.0
-OF_ANY = {"decode": 15e9, "prefill": 150e9}
-"""Expected of a board of which nothing is known: between a Pi 5 and a phone."""
+SOURCED, ASSUMED, COPIED, UNKNOWN = 0.35, 0.6, 0.4, 1.1
+OF_ANY = {"decode": 20e9, "prefill": 200e9}
+"""Expected of a board of which nothing is known: the middle of the twelve that rows are from."""
 PROFILES: Mapping[str, str] = {
     "bcm2712": "raspberrypi5",
     "bcm2711": "raspberrypi4",
@@ -209,13 +212,33 @@ def scale_of(fitted: Mixed) -> float:
     """How many deviations an interval of `LEVEL` has to each side, from errors with the model of each row left out.
 
     They are scaled by the errors themselves and not by the normal distribution, as in split conformal prediction
-    (Lei et al., 2018).
+    (Lei et al., 2018): of each row, by how much its deviation must be multiplied for its interval to reach it.
     """
     if not fitted.cells:
         return NORMAL
-    errors, deviations = fitted.left_out(lambda one: one.model)
+    on: dict[str, set[str]] = {}
+    for one in fitted.cells:
+        on.setdefault(one.board, set()).add(one.model)
+    needed = []
+    for one, error, deviation in zip(fitted.cells, *fitted.left_out(lambda one: one.model), strict=True):
+        known, spread = parted(float(deviation), one.spread if len(on[one.board]) == 1 else 0.0)
+        needed.append(math.sqrt(max(0.0, error**2 - (NORMAL * spread) ** 2)) / known)
     models = len({one.model for one in fitted.cells})
-    return quantile(np.abs(errors) / deviations, rank(LEVEL, models, len(fitted.cells)))
+    return quantile(np.array(needed), rank(LEVEL, models, len(needed)))
+
+
+def parted(deviation: float, spread: float) -> tuple[float, float]:
+    """A deviation without that between boards, and that: of a board that no row is from, else 0."""
+    return math.sqrt(max(1e-12, deviation**2 - spread**2)), spread
+
+
+def width(deviation: float, spread: float, scale: float) -> float:
+    """Half an interval of `LEVEL`, in log speed.
+
+    Args:
+        deviation: with the board known, and `spread` what is added where it is not: nothing measured scales that.
+    """
+    return math.hypot(scale * deviation, NORMAL * spread)
 
 
 def rank(level: float, models: int, rows: int) -> float:
@@ -236,10 +259,15 @@ def predict(
     Args:
         wanted: rows to predict; `known`: rows to fit on, which may be the same.
         files: that both come from, for facts of boards and of models' files.
+
+    Raises:
+        InputError: more rows than can be fitted at once.
     """
     boards = Boards.known(devices, files)
     read_bytes = {key: value for rows in files for key, value in rows.read_bytes.items()}
     found: list[Predicted] = []
+    if len(known) > MOST:
+        raise InputError(f"{len(known)} rows to fit on, and {MOST} is the most", hint="fit on fewer boards or models")
     for metric in SPREADS:
         cells = [cell(speed, boards, read_bytes) for speed in known if speed.metric == metric]
         ours = [(speed, cell(speed, boards, read_bytes)) for speed in wanted if speed.metric == metric]
@@ -250,11 +278,13 @@ def predict(
             logs, deviations = fitted.predict([one for _, one in rows])
             seen = {one.board for one in fitted.cells}
             for (speed, one), log, deviation in zip(rows, logs, deviations, strict=True):
-                found.append(_predicted(speed, one, log, scale * deviation, boards, seen))
+                known_board = one.board in seen
+                half = width(*parted(float(deviation), 0.0 if known_board else one.spread), scale)
+                basis = "its rows" if known_board else boards.expected(one.board, metric).why
+                found.append(_predicted(speed, math.exp(log - one.size) / SIZE, half, basis))
     return sorted(found, key=lambda one: one.speed.line)
 
 
-def _predicted(speed: Speed, one: Cell, log: float, width: float, boards: Boards, seen: set[str]) -> Predicted:
-    value = math.exp(log - one.size) / SIZE
-    basis = "its rows" if speed.board in seen else boards.expected(speed.board, speed.metric).why
-    return Predicted(speed=speed, value=value, low=value * math.exp(-width), high=value * math.exp(width), basis=basis)
+def _predicted(speed: Speed, value: float, half: float, basis: str) -> Predicted:
+    low, high = value * math.exp(-half), value * math.exp(half)
+    return Predicted(speed=speed, value=value, low=low, high=high, basis=basis)
