@@ -22,7 +22,8 @@ from pathlib import Path
 
 from edgedistill import catalog
 from edgedistill.errors import EdgeDistillError
-from edgedistill.predictor import fitted, rows, speed
+from edgedistill.predictor import fitted, fitting, rows, speed
+from edgedistill.predictor.law import METRICS
 from edgedistill.predictor.rows import Rows, Speed
 from edgedistill.predictor.speed import Predicted
 from edgedistill.types import Device
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
             "\nwithout any row of their board, as a check: {median_ape:.1%}, {coverage90:.1%} covered".format(**boards)
         )
     _left_out(wanted)
-    parts = {name: _figures([one for one in found if one.speed.metric == name]) for name in rows.SPEEDS}
+    parts = {name: _figures([one for one in found if one.speed.metric == name]) for name in METRICS}
     if options.write:
         _write(known, devices, figures)
     print(json.dumps(figures | parts | {"left_out": sum(wanted.left_out.values()), "unseen_board": boards}))
@@ -158,7 +159,7 @@ def _write(known: Rows, devices: Iterable[Device], figures: dict[str, float | No
         "by": "python benchmarks/predictor.py --rows CSV --write",
         **{key: value for key, value in figures.items() if key != "n"},
     }
-    fitted.FILE.write_text(fitted.text(fitted.fit(known, devices), facts=facts), encoding="utf-8")
+    fitted.FILE.write_text(fitting.text(fitting.fit(known, devices), facts=facts), encoding="utf-8")
     print(f"written: {fitted.FILE}")
 
 

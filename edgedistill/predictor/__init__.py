@@ -7,8 +7,8 @@ decoders have intervals of `LEVEL`, made of the errors on published rows; what n
 
 from edgedistill.predictor.decoder import Prediction, decoder
 from edgedistill.predictor.encoder import encoder
+from edgedistill.predictor.law import LEVEL
 from edgedistill.predictor.names import Decoder
-from edgedistill.predictor.speed import LEVEL
 from edgedistill.types import Measurement
 
 __all__ = ["LEVEL", "Decoder", "Prediction", "called", "decoder", "encoder"]

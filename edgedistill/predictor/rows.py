@@ -15,10 +15,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from edgedistill.errors import InputError
 from edgedistill.predictor import names
+from edgedistill.predictor.law import METRICS, Metric
 from edgedistill.predictor.names import Decoder, Quantization
 
 COLUMNS = (
@@ -42,8 +43,7 @@ COLUMNS = (
     "notes",
 )
 HINT = "its first line must name " + ", ".join(COLUMNS)
-SPEEDS = ("decode", "prefill")
-_USED = (*SPEEDS, "weights_buffers", "file_size", "memcpy", "memset", "latency_min")
+_USED = (*METRICS, "weights_buffers", "file_size", "memcpy", "memset", "latency_min")
 _UNITS = {"MiB": 2.0**20, "GiB": 2.0**30, "MB": 1e6, "GB": 1e9, "MB/s": 1e6, "GB/s": 1e9}
 RESNET_GOP = 8.2
 """Multiplications and additions of ResNet-50 for one image of 224 × 224, in 10⁹."""
@@ -52,8 +52,6 @@ _OLD = re.compile(r"\b20(23|24)\b|^v?0\.1\.")
 _LLAMA = re.compile(r"llama\.cpp|ollama")
 _DEFAULT = "ollama default"
 _CORES = re.compile(r"\s*(\d+)(?:\s*x|\s*cores?\b|-core|P?$)")
-
-Metric = Literal["decode", "prefill"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +180,7 @@ def _sorted(found: list[tuple[int, dict[str, str], float]]) -> Rows:
     copies: dict[str, list[float]] = defaultdict(list)
     for line, row, value in found:
         metric, board = row["metric"].strip(), board_of(row["device"], row["soc"])
-        if metric in SPEEDS:
+        if metric in METRICS:
             speed = _speed(line, row, board, value)
             if isinstance(speed, Speed):
                 speeds.append(speed)

@@ -1,11 +1,7 @@
-"""How fast a decoder is on a board: the form of the prediction, and its fit on published rows.
+"""Each published speed of a decoder from those of other models: what `law` leaves open, found by `mixed`.
 
-Decoding is bound by memory: tokens a second × the bytes that a token reads is a bandwidth, and one that hardly changes
-with the model. Reading a prompt is bound by arithmetic: tokens a second × two operations for each weight of a layer is
-a throughput. Both depend on the board, on the form of the weights, and a little on both together; `mixed` finds how
-much. The context is left out of the fit: the rows write 64 to 128 tokens from an empty one.
-
-What each choice is worth, and what was tried and dropped, is in benchmarks/LOG.md.
+The context is left out: the rows write 64 to 128 tokens from an empty one. What each choice is worth, and what was
+tried and dropped, is in benchmarks/LOG.md.
 """
 
 from __future__ import annotations
@@ -17,34 +13,37 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgedistill.errors import InputError
+from edgedistill.predictor.law import (
+    ASSUMED,
+    COPIED,
+    INT8_SHARE,
+    LEVEL,
+    MATRIX_ISA,
+    METRICS,
+    NORMAL,
+    SIZE,
+    THREADS,
+    UNKNOWN,
+    Expected,
+    Metric,
+    of_form,
+    of_profile,
+    parted,
+    width,
+)
 from edgedistill.predictor.mixed import Cell, Mixed, Spreads, quantile
-from edgedistill.predictor.names import Quantization
-from edgedistill.predictor.rows import Metric, Rows, Speed
+from edgedistill.predictor.rows import Rows, Speed
 from edgedistill.types import Device
 
 MOST = 5000
 """Rows that are fitted at once: it takes a matrix of rows × rows."""
-LEVEL = 0.9
-"""Of every interval in this package that is called one."""
-SIZE = 1e9
-"""Bytes read and operations done for a token, against which the slope over size is taken."""
 # Chosen by hand near the largest likelihood of the published rows, rounded up: models to come differ more than these.
 SPREADS: Mapping[Metric, Spreads] = {
-    "decode": Spreads(form=0.2, board_form=0.08, model=0.1, model_board=0.04, model_form=0.04, noise=0.05, size=0.1),
-    "prefill": Spreads(form=0.3, board_form=0.1, model=0.15, model_board=0.05, model_form=0.08, noise=0.05, size=0.1),
+    "decode": Spreads(form=0.2, board_form=0.08, model=0.1, model_board=0.04, model_form=0.04, noise=0.05, size=0.05),
+    "prefill": Spreads(form=0.3, board_form=0.1, model=0.15, model_board=0.05, model_form=0.08, noise=0.05, size=0.05),
 }
-THREADS: Mapping[Metric, float] = {"decode": 0.75, "prefill": 0.95}
-"""Speed grows with this power of the threads: memory is shared, arithmetic is not. From an M4 and a Pi 5, 1 to 10."""
-PLAIN_KERNELS: Mapping[Metric, float] = {"decode": -0.05, "prefill": -0.8}
-"""Log speed of forms that no kernel for several rows at once reads, against those with one, on boards with dotprod:
-Q5_0, which a k-quant becomes where it does not fit, and Q4_K to Q8_0 before 2025. From Q3_K against Q4_0 on phones."""
-GROUPED = frozenset({"q4_k", "q5_k", "q6_k", "q8_0"})
-INT8_SHARE = {True: 0.5, False: 0.25}
-"""Throughput of a prompt against int8 of all cores as the profile has it, with dot-product instructions and without."""
 COPY_TO_READ = 1.3
 """Bytes that all cores read, against what one core copies and fills (tinymembench), from a Pi 5, a Pi 4 and an N100."""
-# Standard deviations, in log speed, of what is expected of a board before a row of it is seen.
-SOURCED, ASSUMED, COPIED, UNKNOWN = 0.35, 0.6, 0.4, 1.1
 OF_ANY = {"decode": 20e9, "prefill": 200e9}
 """Expected of a board of which nothing is known: the middle of the twelve that rows are from."""
 PROFILES: Mapping[str, str] = {
@@ -60,33 +59,6 @@ PROFILES: Mapping[str, str] = {
     "intel n100": "x86-n100",
 }
 """The profile of a chip. A class of phones is the slowest chip in it."""
-MATRIX_ISA = frozenset({"dotprod", "i8mm", "avx-vnni", "avx512-vnni"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """Of a board before any decoder was timed on it: bytes or operations a second, and the deviation of their log.
-
-    Attributes:
-        why: what it is taken from.
-    """
-
-    value: float
-    spread: float
-    why: str
-
-
-def of_profile(device: Device, metric: Metric) -> Expected:
-    """What a profile promises, all cores at work."""
-    if metric == "decode":
-        assumed = device.sources.get("bandwidth_bytes_s", "assumed").startswith("assumed")
-        return Expected(
-            value=device.bandwidth_bytes_s, spread=ASSUMED if assumed else SOURCED, why="the profile's bandwidth"
-        )
-    fact = device.gops["int8"]
-    share = INT8_SHARE[bool(MATRIX_ISA & set(device.isa))]
-    spread = SOURCED + 0.25 if fact.trust == "source" else ASSUMED + 0.25
-    return Expected(value=fact.value * 1e9 * device.cores * share, spread=spread, why="the profile's int8 throughput")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,20 +119,6 @@ def work(speed: Speed, read_bytes: Mapping[tuple[str, str], float]) -> float:
     return read_bytes.get((speed.model, speed.quant)) or speed.decoder.bytes_read(speed.form)
 
 
-def of_form(form: Quantization, metric: Metric, *, grouped: bool, old: bool = False, falls_back: bool = False) -> float:
-    """Log speed that is expected of a form of the weights, against one with the best kernels.
-
-    Args:
-        grouped: the board has kernels that read several rows at once.
-        old: the row is from before most forms had them.
-        falls_back: a k-quant that does not fit the model's width.
-    """
-    plain = form.narrow or form.kind == "q5_0" or (falls_back and form.kind in ("q4_k", "q5_k"))
-    log = PLAIN_KERNELS[metric] if grouped and (plain or (old and form.kind in GROUPED)) else 0.0
-    # Below 4 bits the time goes into unpacking, which takes as long for a weight however few bits it has.
-    return log + (math.log(min(1.0, form.bits / 4)) if metric == "decode" else 0.0)
-
-
 def cell(speed: Speed, boards: Boards, read_bytes: Mapping[tuple[str, str], float]) -> Cell:
     """A row as the mixed model takes it."""
     metric, cost = speed.metric, work(speed, read_bytes)
@@ -204,10 +162,6 @@ class Predicted:
         return self.low <= self.speed.value <= self.high
 
 
-NORMAL = 1.645
-"""Deviations to each side that hold 90 % of a normal distribution: where there is no error to scale by."""
-
-
 def scale_of(fitted: Mixed) -> float:
     """How many deviations an interval of `LEVEL` has to each side, from errors with the model of each row left out.
 
@@ -225,20 +179,6 @@ def scale_of(fitted: Mixed) -> float:
         needed.append(math.sqrt(max(0.0, error**2 - (NORMAL * spread) ** 2)) / known)
     models = len({one.model for one in fitted.cells})
     return quantile(np.array(needed), rank(LEVEL, models, len(needed)))
-
-
-def parted(deviation: float, spread: float) -> tuple[float, float]:
-    """A deviation without that between boards, and that: of a board that no row is from, else 0."""
-    return math.sqrt(max(1e-12, deviation**2 - spread**2)), spread
-
-
-def width(deviation: float, spread: float, scale: float) -> float:
-    """Half an interval of `LEVEL`, in log speed.
-
-    Args:
-        deviation: with the board known, and `spread` what is added where it is not: nothing measured scales that.
-    """
-    return math.hypot(scale * deviation, NORMAL * spread)
 
 
 def rank(level: float, models: int, rows: int) -> float:
@@ -268,7 +208,7 @@ def predict(
     found: list[Predicted] = []
     if len(known) > MOST:
         raise InputError(f"{len(known)} rows to fit on, and {MOST} is the most", hint="fit on fewer boards or models")
-    for metric in SPREADS:
+    for metric in METRICS:
         cells = [cell(speed, boards, read_bytes) for speed in known if speed.metric == metric]
         ours = [(speed, cell(speed, boards, read_bytes)) for speed in wanted if speed.metric == metric]
         for model in sorted({speed.model for speed, _ in ours}):
