@@ -126,12 +126,12 @@ def read(path: Path) -> Rows:
         for row in table:
             if None in row or None in row.values():
                 raise InputError(f"{path}:{table.line_num}: it has not as many fields as the header", hint=HINT)
-            found.append((table.line_num, row))
+            found.append((table.line_num, {**row, "metric": row["metric"].strip().lower()}))
     except csv.Error as error:
         raise InputError(f"{path}:{table.line_num}: {error}", hint="put a field with a comma into quotes") from error
     if not found:
         raise InputError(f"{path} has no rows", hint="give a file with one value a row")
-    return _sorted([(line, row, _value(path, line, row)) for line, row in found if row["metric"].strip().lower() in _USED])
+    return _sorted([(line, row, _value(path, line, row)) for line, row in found if row["metric"] in _USED])
 
 
 def board_of(device: str, soc: str) -> str:
@@ -179,7 +179,7 @@ def _sorted(found: list[tuple[int, dict[str, str], float]]) -> Rows:
     left_out: Counter[str] = Counter()
     copies: dict[str, list[float]] = defaultdict(list)
     for line, row, value in found:
-        metric, board = row["metric"].strip().lower(), board_of(row["device"], row["soc"])
+        metric, board = row["metric"], board_of(row["device"], row["soc"])
         if metric in METRICS:
             speed = _speed(line, row, board, value)
             if isinstance(speed, Speed):
@@ -213,7 +213,7 @@ def _speed(line: int, row: Mapping[str, str], board: str, value: float) -> Speed
     threads = re.fullmatch(r"\s*(\d+)\s*", row["threads"]) or _CORES.match(row["cpu_cores_used"])
     return Speed(
         line=line,
-        metric=cast("Metric", row["metric"].strip().lower()),
+        metric=cast("Metric", row["metric"]),
         device=row["device"].strip(),
         board=board,
         engine="llama.cpp" if _LLAMA.match(runtime.lower()) else runtime,
@@ -237,7 +237,7 @@ def _read_bytes(found: list[tuple[int, dict[str, str], float]]) -> dict[tuple[st
     known: dict[tuple[str, str], float] = {}
     for _, row, size in found:
         form, decoder = names.quantization(row["quant"]), names.decoder(row["model"], _number(row["params_m"]))
-        if row["metric"].strip().lower() not in ("weights_buffers", "file_size") or form is None or decoder is None:
+        if row["metric"] not in ("weights_buffers", "file_size") or form is None or decoder is None:
             continue
         if decoder.active < decoder.body or row["unit"].strip() not in _UNITS:
             continue
