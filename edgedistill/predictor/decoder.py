@@ -94,7 +94,7 @@ def decoder(
         factors = {name: max(factor, PAGING_FACTOR) for name, factor in factors.items()}
         why.append(
             f"{missing / 1e6:.0f} MB do not fit into memory: they are read from storage for every token, "
-            f"at {storage / 1e6:.0f} MB/s"
+            f"at {storage / 1e6:.0f} MB/s, a rough figure with a rough range"
         )
     prefill = prompt_tokens / prompt_s
     return Prediction(

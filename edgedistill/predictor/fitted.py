@@ -27,7 +27,7 @@ NEAR = 0.2
 """Of log size: what is worth no word."""
 OTHER = "other"
 """Forms that no row has."""
-NO_ROWS = "no decoder was timed on this board, or none that is published: its profile stands alone"
+NO_ROWS = "the board's profile alone, for nobody has published decoders on it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def rate(
     log += of_form(form, metric, grouped=bool(MATRIX_ISA & set(device.isa)), falls_back=falls_back)
     beyond = max(law.sizes[0] - size, size - law.sizes[1], 0.0)
     if beyond > NEAR:
-        why += ", of models of another size"
+        why += "; models of this size have no rows"
     model = math.hypot(level.deviation, law.slope_deviation * size, EXTRAPOLATED * beyond)
     return Rate(value=expected.value * math.exp(log), factor=math.exp(width(model, spread, law.scale)), why=why)
 

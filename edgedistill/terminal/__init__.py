@@ -135,12 +135,13 @@ def _build_plan(made: Plan) -> list[RenderableType]:
 def _predictions(title: str, predictions: Sequence[Measurement]) -> Table:
     """Figures with their ranges; where some are intervals and some rough, each says which it is."""
     kinds = list(dict.fromkeys(map(called, predictions)))
-    numbers = _table(title, "figure", "value", kinds[0] if len(kinds) == 1 else "range")
+    mixed = len(kinds) > 1
+    numbers = _table(title, "figure", "value", *(("range", "which is a") if mixed else kinds))
     for found in predictions:
         low, high = found.interval or (found.median, found.median)
-        shown = f"{_value(low, found.unit)} to {_value(high, found.unit)}"
-        what = f", {called(found)}" if len(kinds) > 1 else ""
-        numbers.add_row(_figure(found.name), _value(found.median, found.unit), shown + what)
+        low_shown = f"{low:.3g}" if found.unit != "bytes" and low < 1000 else _value(low, found.unit)
+        cells = (_figure(found.name), _value(found.median, found.unit), f"{low_shown} to {_value(high, found.unit)}")
+        numbers.add_row(*cells, *((called(found),) if mixed else ()))
     return numbers
 
 
