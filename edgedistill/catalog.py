@@ -58,6 +58,7 @@ class _Device(_File):
     ram_usable_bytes: PositiveInt
     storage_bytes: PositiveInt
     bandwidth_bytes_s: Positive
+    storage_bandwidth_bytes_s: Positive | None = None
     gops: _Gops
     engines: tuple[str, ...] = ()
     budget: _Budget

@@ -1,7 +1,7 @@
 """What to build for a device, before it is built: the student's shape, the recipes, and what they will cost there.
 
-Pure arithmetic on the request, the catalogue and a few facts about teacher and rows; no files, no torch. The
-predictions are rough until they are fitted on published measurements, and say so by their ranges.
+Pure arithmetic on the request, the catalogue and a few facts about teacher and rows; no files, no torch. What it costs
+on the device comes from `predictor`.
 """
 
 from __future__ import annotations
@@ -10,29 +10,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from edgedistill import predictor
 from edgedistill.config import Request
 from edgedistill.errors import PlanRefused
-from edgedistill.types import Device, Measurement, Plan, Recipe, Shape, Teacher
+from edgedistill.types import Device, Plan, Recipe, Shape, Teacher
 
 ENGINE = "onnxruntime"
 TABLES = "tables"
 """The scheme of recipes for static students, which have no layers."""
-ENGINE_BYTES = 55e6
-"""Resident memory of Python with numpy, tokenizers and ONNX Runtime before a model is loaded, on 64-bit Linux."""
 RUNTIME_FILES_BYTES = 130e6
 """On disk: the runtime's requirements, unpacked."""
-COPIES_IN_MEMORY = 2.0
-"""A model's weights as read from the file, and as packed for the kernels."""
-SKINNY_SHARE = 0.5
-"""Share of a core's dense throughput that one short text reaches: its matrices have a dozen rows."""
-OPERATOR_S = 4e-6
-"""What each operator costs whatever it computes, on a core of 40 GOP/s or more; slower cores take longer."""
-OPERATORS_PER_LAYER = 22
-# How far a prediction may be off in either direction: our own judgement, not yet held against measurements, so the
-# ranges they give are rough ones and no intervals of any level.
-LATENCY_FACTOR = 2.5
-MEMORY_FACTOR = 1.4
-SIZE_FACTOR = 1.03
 
 SHAPES: tuple[tuple[float, float], ...] = ((2 / 3, 1 / 4), (1 / 2, 1 / 4), (1 / 3, 1 / 4), (1 / 6, 1 / 4))
 """Students to consider, the most accurate first: share of the teacher's layers, share of its inner width.
@@ -76,14 +63,14 @@ def plan(
     ladder = _recipes(request, device, recipes)
     tried: list[str] = []
     for shape in _shapes(request, teacher, rows):
-        numbers = _numbers(shape, ladder[0], device, rows.tokens, threads)
-        problem = _does_not_fit(numbers, device, teacher, rows, request)
+        costs = predictor.encoder(shape, ladder[0], device, rows.tokens, threads=threads)
+        problem = _does_not_fit({cost.name: cost.median for cost in costs}, device, teacher, rows, request)
         if problem is None:
             return Plan(
                 device=device,
                 recipes=ladder,
                 student_shape=shape,
-                predictions=predict(shape, ladder[0], device, rows, threads=threads),
+                predictions=costs,
                 explanation=_explain(shape, ladder, device, teacher, rows, tried),
             )
         tried.append(f"{_describe(shape, teacher)}: {problem}")
@@ -140,25 +127,6 @@ def _spread(count: int, total: int) -> tuple[int, ...]:
     return tuple(math.floor(i * (total - 1) / (count - 1) + 0.5) for i in range(count))
 
 
-def _numbers(
-    shape: Shape, recipe: Recipe, device: Device, tokens: int, threads: int, *, spans: bool = False
-) -> dict[str, float]:
-    table = shape.vocabulary * shape.hidden
-    size, held = (
-        ((shape.parameters - table) * bits + table * recipe.table_bits) / 8 * SIZE_FACTOR
-        for bits in (recipe.file_bits, recipe.bits)
-    )
-    gops = device.gops["int8" if recipe.bits == 8 else "f32"].value
-    arithmetic = 2 * shape.macs(tokens, spans=spans) / (gops * 1e9 * SKINNY_SHARE * min(threads, device.cores) ** 0.7)
-    overhead = OPERATOR_S * OPERATORS_PER_LAYER * len(shape.layers) * max(1.0, 40 / gops)
-    return {
-        "latency": (arithmetic + overhead) * 1e3,
-        "model_size": size,
-        # Weights in 16 bits are widened to float32 when the file is loaded.
-        "memory": ENGINE_BYTES + COPIES_IN_MEMORY * held * (2 if recipe.bits == 16 else 1),
-    }
-
-
 def _does_not_fit(
     numbers: Mapping[str, float], device: Device, teacher: Teacher, rows: RowFacts, request: Request
 ) -> str | None:
@@ -189,29 +157,6 @@ def _does_not_fit(
         ),
     )
     return next((reason for failed, reason in checks if failed), None)
-
-
-def predict(
-    shape: Shape, recipe: Recipe, device: Device, rows: RowFacts, *, threads: int, spans: bool = False
-) -> tuple[Measurement, ...]:
-    """Latency, file size and memory of a student on a device, each with a rough range.
-
-    Args:
-        threads: that the runtime uses.
-        spans: it points at answers, which takes every position of its last layer.
-    """
-    factors = {"latency": LATENCY_FACTOR, "memory": MEMORY_FACTOR, "model_size": SIZE_FACTOR}
-    units = {"latency": "ms", "memory": "bytes", "model_size": "bytes"}
-    return tuple(
-        Measurement(
-            name=name,
-            unit=units[name],
-            kind="predicted",
-            values=(value,),
-            interval=(value / factors[name], value * factors[name]),
-        )
-        for name, value in _numbers(shape, recipe, device, rows.tokens, threads, spans=spans).items()
-    )
 
 
 def _explain(

@@ -18,10 +18,11 @@ import numpy as np
 from edgedistill.bench.course import Entrant, of_bundle
 from edgedistill.errors import InputError, PlanRefused
 from edgedistill.evaluate.stats import paired, ratio_interval
-from edgedistill.export.fit import LLAMA_BYTES, NUMPY_BYTES
+from edgedistill.export.fit import NUMPY_BYTES
 from edgedistill.links import local
 from edgedistill.links.link import LONGEST_S, TIMEOUT_PER_ROW_S, Facts, Link, PythonLink
-from edgedistill.plan import COPIES_IN_MEMORY, ENGINE_BYTES
+from edgedistill.predictor.decoder import LLAMA_BYTES
+from edgedistill.predictor.encoder import COPIES_IN_MEMORY, ENGINE_BYTES
 from edgedistill.teachers.local import TOKENIZER, config_of, labels_of
 from edgedistill.types import Cell, DeviceRun, Estimate, Ratio
 

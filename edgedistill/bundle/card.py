@@ -136,9 +136,21 @@ def export_card(name: str, board: str, record: Mapping[str, Any]) -> str:
         "",
         f"Memory predicted for the board: {_megabytes(fit['memory'])}{measured}.",
         "",
+        *_writing(record["writing"]),
         *(line for note in record["notes"] for line in (note, "")),
     ]
     return "\n".join(lines)
+
+
+def _writing(predicted: Mapping[str, Any]) -> list[str]:
+    """How fast it is predicted to write on the board."""
+    lines = [
+        "| {} | {:.3g} | {:.3g} to {:.3g} | {} |".format(one["name"], one["median"], *one["interval"], one["unit"])
+        for one in predicted["measurements"]
+        if one["name"] != "memory"
+    ]
+    head = ["| predicted, prompt @ tokens | value | 90 % interval | unit |", "| --- | --- | --- | --- |"]
+    return [*(head if lines else []), *lines, *([""] if lines else []), *(f"{line}." for line in predicted["why"]), ""]
 
 
 def _in_an_app(app: Mapping[str, Any] | None) -> list[str]:

@@ -1,8 +1,9 @@
 """Whether an exported file fits a board: predicted from its size and shape, and checked by loading it here.
 
 A file is mapped or read into memory, and counted as a whole; what the engine needs beside it depends on what it is.
-ONNX Runtime packs the weights of matrix products once more for its kernels. llama.cpp computes from the file; it keeps,
-for each token of the context, keys and values of every layer in 16 bits, and numbers for one batch of 512 tokens.
+ONNX Runtime packs the weights of matrix products once more for its kernels, but not those of 8 bits, which it maps.
+llama.cpp computes from the file; it keeps, for each token of the context, keys and values of every layer in 16 bits,
+and numbers for one batch of 512 tokens.
 onnxruntime-genai keeps them in 32 bits, and numbers for a whole prompt.
 """
 
@@ -12,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgedistill.plan import COPIES_IN_MEMORY, ENGINE_BYTES, RUNTIME_FILES_BYTES
+from edgedistill.plan import RUNTIME_FILES_BYTES
+from edgedistill.predictor.decoder import LLAMA_BYTES
+from edgedistill.predictor.encoder import ENGINE_BYTES, in_memory
 from edgedistill.types import Device, Recipe
 
-LLAMA_BYTES = 75e6
-"""Resident memory of Python with llama-cpp-python before a model is loaded, on 64-bit Linux."""
 LLAMA_FILES_BYTES = 150e6
 """On disk: the runtime's requirements, unpacked."""
 GENAI_BYTES = 70e6
@@ -76,8 +77,7 @@ class Fit:
 
 def of_encoder(file_bytes: int, recipe: Recipe, device: Device) -> Fit:
     """An ONNX file of an encoder. When it is loaded, weights in 16 bits become 32, and those stored in 4 become 8."""
-    weights = file_bytes * (2 if recipe.bits == 16 else recipe.bits / recipe.file_bits)
-    parts = {"runtime": ENGINE_BYTES, "weights": weights, "packed copy": (COPIES_IN_MEMORY - 1) * weights}
+    parts = {"runtime": ENGINE_BYTES, **in_memory(file_bytes * recipe.bits / recipe.file_bits, recipe)}
     return _on(device, parts, file_bytes + RUNTIME_FILES_BYTES)
 
 
@@ -97,7 +97,7 @@ def of_decoder(file_bytes: int, config: Mapping[str, Any], context: int, device:
     parts = {
         "runtime": LLAMA_BYTES,
         "weights": float(file_bytes),
-        _kept_name(context): 2.0 * _kept(config) * context,
+        _kept_name(context): kept_bytes(config) * context,
         "a batch": float(BUFFERS * 4 * min(BATCH, context) * _widest(config)),
     }
     return _on(device, parts, file_bytes + LLAMA_FILES_BYTES)
@@ -123,6 +123,11 @@ def of_genai(file_bytes: int, bits: int, config: Mapping[str, Any], context: int
         "a prompt that fills them": prompt,
     }
     return replace(_on(device, parts, file_bytes + GENAI_FILES_BYTES), unseen=prompt)
+
+
+def kept_bytes(config: Mapping[str, Any]) -> float:
+    """Keys and values of a token, in all layers, as llama.cpp keeps them."""
+    return 2.0 * _kept(config)
 
 
 def _kept(config: Mapping[str, Any]) -> int:

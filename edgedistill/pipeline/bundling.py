@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgedistill import catalog
-from edgedistill import plan as planning
+from edgedistill import catalog, predictor
 from edgedistill.bench.machine import environment
 from edgedistill.bundle import manifest
 from edgedistill.bundle.assemble import RUNTIME
@@ -189,7 +188,9 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
     made = replace(known.plan, explanation=(*known.plan.explanation, *taught.explanation))
     if exported.recipe != made.recipes[0].name:
         shipped_as = catalog.recipe(exported.recipe)
-        costs = planning.predict(made.student_shape, shipped_as, made.device, known.facts, threads=known.threads)
+        costs = predictor.encoder(
+            made.student_shape, shipped_as, made.device, known.facts.tokens, threads=known.threads
+        )
         made = replace(made, predictions=costs)
 
     with run.stage("draft") as stage:

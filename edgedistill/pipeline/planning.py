@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgedistill import tasks
-from edgedistill.config import idle
+from edgedistill import catalog, predictor, tasks
+from edgedistill.config import Request, idle
 from edgedistill.data import prompts
 from edgedistill.data.splits import group_of
 from edgedistill.errors import PlanRefused
+from edgedistill.pipeline.exporting import recipes_for
 from edgedistill.pipeline.prepare import Prepared, prepare, teaching
 from edgedistill.pipeline.writing import needs, route_of, rows_of, teaches, whose, writers
+from edgedistill.predictor import Decoder, Prediction, names
 from edgedistill.stages import Run
 from edgedistill.types import TrainingPlan
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from edgedistill.distill.decoder_shape import DecoderShape
 
 BY_INFLUENCE = "which layers: the first, the last, and those with most influence on the rows, found when distilling"
+CONTEXT = 2048
+"""Tokens that an exported decoder keeps unless it is told."""
 ACTIVATIONS = "memory is counted without activations, which grow with [distill] batch_tokens"
 
 
@@ -112,6 +117,7 @@ def _of_texts(run: Run) -> TrainingPlan:
         lost = len(train) - len(examples)
         left_out = (f"{lost} of {len(train)} rows do not fit into [data] max_tokens and are left out",) if lost else ()
         stage.note = route.name
+    cost = _on_board(request, generative.sizes_of(generative.find(named)) if named else sizes)
     return _checked(
         TrainingPlan(
             task=request.task,
@@ -123,9 +129,31 @@ def _of_texts(run: Run) -> TrainingPlan:
             rows=len(examples),
             steps=len(steps),
             signal_bytes=asked * (1 + len(beside)),
-            explanation=(*route.why, *whose(request, route.name), *taught, *made_of, *left_out, ACTIVATIONS),
+            explanation=(*route.why, *whose(request, route.name), *taught, *made_of, *left_out, ACTIVATIONS, *cost.why),
+            predictions=cost.measurements,
         )
     )
+
+
+def _on_board(request: Request, sizes: DecoderShape) -> Prediction:
+    """What the student will cost on the board that is asked for, in the form that an export would try first."""
+    device = catalog.device(request.target)
+    try:
+        recipe = recipes_for("decoder", device, request.export.recipe)[0]
+    except PlanRefused as error:
+        return Prediction(why=(f"not predicted: {error.message}",))
+    if names.quantization(recipe.name) is None:
+        return Prediction(why=(f"not predicted: nobody has published speeds of {recipe.engine}",))
+    table = sizes.vocabulary * sizes.hidden
+    body = sizes.parameters - table * (1 if sizes.tied else 2)
+    found = predictor.decoder(
+        device,
+        Decoder(body=body, active=body, table=table, tied=sizes.tied, width=sizes.hidden),
+        recipe.name,
+        context=min(CONTEXT, sizes.positions),
+        kept_bytes=4.0 * len(sizes.layers) * sizes.kv_heads * sizes.head_size,  # keys and values, two bytes each
+    )
+    return replace(found, why=(f"predicted for {device.title}, exported with {recipe.name}", *found.why))
 
 
 def _piece(full: DecoderShape, sizes: DecoderShape) -> str:

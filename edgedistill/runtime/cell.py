@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from . import measure, writing
+from . import measure, reference, writing
 from .engines import READER, TEXT_TO_TEXT, WRITERS, Refused, engine, manifest, rewriter, writer
 
 LEAST_NEW_TOKENS = 2
@@ -45,7 +45,7 @@ def run(bundle: Path, threads: int | None, what: str, texts: Path, asked: Mappin
         if what == "memory":
             return measure.memory(lambda: _whole(load_writer(), converses), found)
         chosen = {key: value for key, value in asked.items() if key != "batch_rows"}
-        return writing.writing(load_writer, found, **chosen)
+        return writing.writing(load_writer, found, **chosen) | {"reference_ms": reference.times_ms()}
     if what == "writing":
         raise Refused(f"its engine {told['engine']['name']} writes no text; ask for timing")
 
@@ -63,7 +63,7 @@ def run(bundle: Path, threads: int | None, what: str, texts: Path, asked: Mappin
             return {"spans": [[span.start, span.end, span.score] for span in answers], **part}
         return {"logits": [answer.tolist() for answer in answers], **part}
     kept = {key: value for key, value in asked.items() if key not in {"prompt_tokens", "new_tokens"}}
-    return measure.timing(load, found, **kept)
+    return measure.timing(load, found, **kept) | {"reference_ms": reference.times_ms()}
 
 
 def read(file: Path) -> dict[str, Any]:

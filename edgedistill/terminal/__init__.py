@@ -9,12 +9,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgedistill.predictor import called
 from edgedistill.report import figures
 from edgedistill.report.blocks import label
 from edgedistill.terminal.lines import Lines as Lines  # for whoever shows tables, too
 from edgedistill.terminal.tables import table_of as _table
 from edgedistill.terminal.tables import value_of as _value
-from edgedistill.types import Device, NotMeasured, Plan, TrainingPlan
+from edgedistill.types import Device, Measurement, NotMeasured, Plan, TrainingPlan
 
 if TYPE_CHECKING:
     from edgedistill.checkup import Finding
@@ -120,23 +121,36 @@ def _training_plan(made: TrainingPlan) -> list[RenderableType]:
     table.add_row("steps, about", f"{made.steps:,}")
     if made.signal_bytes:
         table.add_row("teacher's signals on disk, about", _value(made.signal_bytes, "bytes"))
-    return [Text(f"teacher: {made.teacher}"), *(Text(line) for line in made.explanation), table]
+    board = [_predictions("predicted on the board", made.predictions)] if made.predictions else []
+    return [Text(f"teacher: {made.teacher}"), *(Text(line) for line in made.explanation), table, *board]
 
 
 def _build_plan(made: Plan) -> list[RenderableType]:
-    numbers = _table(f"predicted on {made.device.title}", "figure", "value", "rough range")
-    for prediction in made.predictions:
-        low, high = prediction.interval or (prediction.median, prediction.median)
-        numbers.add_row(
-            prediction.name.replace("_", " "),
-            _value(prediction.median, prediction.unit),
-            f"{_value(low, prediction.unit)} to {_value(high, prediction.unit)}",
-        )
     return [
         Text(f"target: {made.device.title} ({made.device.name})"),
         *(Text(line) for line in made.explanation),
-        numbers,
+        _predictions(f"predicted on {made.device.title}", made.predictions),
     ]
+
+
+def _predictions(title: str, predictions: Sequence[Measurement]) -> Table:
+    """Figures with their ranges; where some are intervals and some rough, each says which it is."""
+    kinds = list(dict.fromkeys(map(called, predictions)))
+    mixed = len(kinds) > 1
+    numbers = _table(title, "figure", "value", *(("range", "which is a") if mixed else kinds))
+    for found in predictions:
+        low, high = found.interval or (found.median, found.median)
+        low_shown = f"{low:.3g}" if found.unit != "bytes" and low < 1000 else _value(low, found.unit)
+        cells = (_figure(found.name), _value(found.median, found.unit), f"{low_shown} to {_value(high, found.unit)}")
+        numbers.add_row(*cells, *((called(found),) if mixed else ()))
+    return numbers
+
+
+def _figure(name: str) -> str:
+    """A prediction's name for people: decode@256 is writing behind a prompt of 256 tokens."""
+    what, _, tokens = name.partition("@")
+    titles = {"decode": "writing", "prefill": "reading", "first_token": "first token"}
+    return f"{titles.get(what, what)}, prompt of {tokens}" if tokens else name.replace("_", " ")
 
 
 def export_tables(made: Made) -> list[RenderableType]:
@@ -169,6 +183,14 @@ def export_tables(made: Made) -> list[RenderableType]:
     if made.latency is not None and made.latency.interval is not None:
         low, high = made.latency.interval
         said.append(f"Latency predicted for the board: {low:.2g} to {high:.2g} ms a text, one thread.")
+    if made.writing.measurements:
+        shown = []
+        for cost in made.writing.measurements:
+            low, high = cost.interval or (cost.median, cost.median)
+            if called(cost) != "rough range":
+                shown.append(f"{_figure(cost.name)} {_value(low, cost.unit)} to {_value(high, cost.unit)}")
+        said.append(f"Predicted for the board, as {called(made.writing.measurements[0])}s: {'; '.join(shown)}.")
+    said += [f"{line[:1].upper()}{line[1:]}." for line in made.writing.why]
     if made.app is not None:
         said.append(
             f"{made.app.file}, {_value(made.app.size_bytes, 'bytes')}: text in, label out. The same label for each of "

@@ -149,6 +149,7 @@ class TrainingPlan:
         rows: training rows that can be learned from; each counts once an epoch.
         steps: of the optimizer, over all epochs.
         signal_bytes: what the teacher's answers will take on disk; 0 where it is not asked beforehand.
+        predictions: what the student will cost on the board; empty where nothing predicts that.
     """
 
     task: str
@@ -161,6 +162,7 @@ class TrainingPlan:
     steps: int
     signal_bytes: int
     explanation: tuple[str, ...]
+    predictions: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

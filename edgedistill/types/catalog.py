@@ -21,7 +21,10 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A target: what it computes with, how much it holds, and what a user expects of it."""
+    """A target: what it computes with, how much it holds, and what a user expects of it.
+
+    `storage_bandwidth_bytes_s` is how fast weights that do not fit into memory are read; None where nobody measured it.
+    """
 
     name: str
     title: str
@@ -38,6 +41,7 @@ class Device:
     budget: Mapping[str, float]
     sources: Mapping[str, str]
     notes: tuple[str, ...]
+    storage_bandwidth_bytes_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,9 @@ def test_a_student_that_writes_comes_out_as_planned(tmp_path: Path, talks: Path,
     assert made.signal_bytes == pytest.approx(found, rel=0.1)
     assert any("2 of 4 layers" in line for line in made.explanation)
     assert made.memory_bytes == 16 * made.parameters["teacher"]  # which is fine-tuned here
+    assert [one.name for one in made.predictions] == ["decode@256", "prefill@256", "first_token@256", "memory"]
+    assert {one.kind for one in made.predictions} == {"predicted"}
+    assert any(line.startswith("predicted for Raspberry Pi 5") for line in made.explanation)
 
 
 @pytest.mark.parametrize(

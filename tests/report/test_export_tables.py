@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from edgedistill import catalog, predictor
 from edgedistill.bundle.app import App
 from edgedistill.bundle.card import export_card
 from edgedistill.export.fit import Fit
@@ -74,3 +77,29 @@ def test_a_card_says_how_the_bundle_is_fed() -> None:
     question, conversation = json.loads(talks)
     assert isinstance(question, str)
     assert [turn["role"] for turn in conversation] == ["system", "user"]
+
+
+def test_a_decoder_shows_what_it_will_do_on_the_board_with_its_intervals() -> None:
+    board = catalog.device("raspberrypi5")
+    sizes = predictor.Decoder(body=1e9, active=1e9, table=1e8, tied=True)
+    found = replace(made("decoder"), writing=predictor.decoder(board, sizes, "Q4_0"))
+    screen = io.StringIO()
+    for part in export_tables(found):
+        Console(file=screen, width=200).print(part)
+    said = screen.getvalue()
+    assert re.search(
+        r"Predicted for the board, as 90 % intervals: writing, prompt of 256 [\d.]+ tokens/s to [\d.]+", said
+    )
+    assert "first token, prompt of 256" in said
+    assert "Writing: published rows of this board." in said
+    card = export_card("name", board.title, json.loads(json.dumps(record(found), default=str)))
+    assert "| predicted, prompt @ tokens | value | 90 % interval | unit |" in card
+    assert re.search(r"\| decode@256 \| [\d.]+ \| [\d.]+ to [\d.]+ \| tokens/s \|", card)
+
+
+def test_nothing_predicted_is_nothing_shown() -> None:
+    screen = io.StringIO()
+    for part in export_tables(made()):
+        Console(file=screen, width=200).print(part)
+    assert "Predicted for the board" not in screen.getvalue()
+    assert "predicted, prompt" not in export_card("name", "board", json.loads(json.dumps(record(made()), default=str)))

@@ -26,6 +26,7 @@ from edgedistill.pipeline.exporting.candidates import Candidate, every, of_step
 from edgedistill.pipeline.exporting.source import ENGINES, Kind, OnTarget, Source, named
 from edgedistill.pipeline.prepare import STORE, check_out
 from edgedistill.plan import TABLES
+from edgedistill.predictor import Prediction
 from edgedistill.stages import UNWATCHED, Run, Watch
 from edgedistill.store import Store, canonical, check_target, disk_errors, publish
 from edgedistill.teachers import local
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from edgedistill.bundle.app import App
 
 RECORD = "export.json"
+NOTHING = Prediction()
 SMALLER = "choose a smaller recipe with --recipe, a shorter --context, or a bigger board"
 
 
@@ -49,6 +51,7 @@ class Made:
         candidates: the steps of the ladder, or all recipes of the board where they were asked for.
         parity: of the chosen file with the checkpoint.
         latency: of a text on the board, predicted; None where nothing predicts it.
+        writing: tokens a second on the board, time to the first one and memory, predicted; empty where nothing does.
         on_target: whether it gives the same answers under the board's instruction set.
         app: what came of the file for apps; None where none is asked for.
         command: how the bundle is run, behind `python -m runtime`; `notes` is what its user should know.
@@ -71,6 +74,7 @@ class Made:
     command: str
     notes: tuple[str, ...]
     app: App | None = None
+    writing: Prediction = NOTHING
 
 
 def export(
@@ -129,6 +133,7 @@ def export(
             sensitivity=exported.sensitivity,
             command=source.command,
             notes=source.notes,
+            writing=NOTHING if source.writing is None else source.writing(size, recipe),
         )
         with disk_errors(store.root), tempfile.TemporaryDirectory(dir=store.root) as work:
             if all_recipes:

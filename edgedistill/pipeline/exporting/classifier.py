@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from edgedistill import plan as planning
-from edgedistill import tasks
+from edgedistill import predictor, tasks
 from edgedistill.bench import target
 from edgedistill.bench.rows import spread
 from edgedistill.bundle import app
@@ -104,14 +103,7 @@ def classifier(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], d
 
     def predicted(recipe: Recipe) -> Measurement:
         tokens = round(statistics.median(map(len, ids)))
-        about = planning.RowFacts(
-            labels=len(labels),
-            tokens=tokens,
-            vocabulary=facts.shape.vocabulary,
-            teacher_tokenizer_bytes=0,
-            student_tokenizer_bytes=0,
-        )
-        costs = planning.predict(facts.shape, recipe, device, about, threads=1)
+        costs = predictor.encoder(facts.shape, recipe, device, tokens, threads=1)
         return next(cost for cost in costs if cost.name == "latency")
 
     def described(exported: Exported) -> dict[str, Any]:

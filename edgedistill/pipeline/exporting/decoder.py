@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgedistill import tasks
+from edgedistill import predictor, tasks
 from edgedistill.bench import decoded
 from edgedistill.config import DEMO
 from edgedistill.data import prompts, smarthome
@@ -19,6 +19,7 @@ from edgedistill.export.decoder import ladder
 from edgedistill.export.decoder.ladder import Engine, Judged, Original
 from edgedistill.export.decoder.parity import NEW_TOKENS
 from edgedistill.pipeline.exporting.source import OnTarget, Source, weights_in
+from edgedistill.predictor import Decoder, Prediction
 from edgedistill.runtime.turns import PIECES
 from edgedistill.stages import Run
 from edgedistill.store import Output, canonical
@@ -106,6 +107,21 @@ def decoder(
             return fit.of_genai(size, recipe.bits, config, kept, device)
         return fit.of_decoder(size, config, kept, device)
 
+    def predicted(size: int, recipe: Recipe) -> Prediction:
+        if recipe.engine == GENAI:
+            return Prediction(why=(f"no published row of {GENAI}: its speed is not predicted",))
+        table, tied = config["vocab_size"] * config["hidden_size"], bool(config.get("tie_word_embeddings"))
+        body = parameters - table * (1 if tied else 2)
+        return predictor.decoder(
+            device,
+            Decoder(body=body, active=body, table=table, tied=tied, width=config["hidden_size"]),
+            recipe.name,
+            file_bytes=size,
+            context=kept,
+            kept_bytes=fit.kept_bytes(config),
+            memory=size_up(size, recipe).memory,
+        )
+
     return Source(
         kind="decoder",
         name=name,
@@ -122,6 +138,7 @@ def decoder(
         check=check,
         beside=_template(tokenizer),
         others=besides,
+        writing=predicted,
     )
 
 

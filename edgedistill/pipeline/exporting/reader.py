@@ -12,8 +12,7 @@ import numpy as np
 from safetensors import safe_open
 from tokenizers import Encoding, Tokenizer
 
-from edgedistill import plan as planning
-from edgedistill import tasks
+from edgedistill import predictor, tasks
 from edgedistill.bench import target
 from edgedistill.bench.rows import spread
 from edgedistill.config import DEMO, Request
@@ -108,14 +107,8 @@ def reader(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...], devic
         )
 
     def predicted(recipe: Recipe) -> Measurement:
-        about = planning.RowFacts(
-            labels=len(HEAD),
-            tokens=round(statistics.median(pieces)),
-            vocabulary=facts.shape.vocabulary,
-            teacher_tokenizer_bytes=0,
-            student_tokenizer_bytes=0,
-        )
-        costs = planning.predict(facts.shape, recipe, device, about, threads=1, spans=True)
+        tokens = round(statistics.median(pieces))
+        costs = predictor.encoder(facts.shape, recipe, device, tokens, threads=1, spans=True)
         return next(cost for cost in costs if cost.name == "latency")
 
     def described(exported: Exported) -> dict[str, Any]:

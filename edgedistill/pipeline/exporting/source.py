@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from edgedistill.bundle import assemble
 from edgedistill.export.fit import Fit
+from edgedistill.predictor import Prediction
 from edgedistill.store import Output
 from edgedistill.types import Exported, Measurement, NotMeasured, Progress, Recipe
 
@@ -54,6 +55,7 @@ class Source:
         model: what the manifest says of a file.
         size_up: what a file of so many bytes, of a recipe, takes of the board.
         latency: how long a text is predicted to take on the board; None where nothing predicts that.
+        writing: how fast a file of so many bytes, of a recipe, is predicted to write on the board; None likewise.
         app: makes a file for apps of a bundle; None where none is asked for.
         check: whether a bundle with a file gives the same answers under the board's instruction set.
     """
@@ -72,6 +74,7 @@ class Source:
     size_up: Callable[[int, Recipe], Fit]
     check: Callable[[Path, Exported], OnTarget]
     latency: Callable[[Recipe], Measurement] | None = None
+    writing: Callable[[int, Recipe], Prediction] | None = None
     app: Callable[[Path, Progress], tuple[App, Output]] | None = None
     notes: tuple[str, ...] = ()
     beside: Mapping[str, bytes] = field(default_factory=dict)
