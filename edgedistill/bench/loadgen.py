@@ -75,6 +75,12 @@ def mlperf(
     return tuple(found)
 
 
+def check() -> None:
+    """Raises MissingExtra when LoadGen is not installed."""
+    if importlib.util.find_spec(MODULE) is None:
+        raise MissingExtra(PACKAGE, extra="mlperf")
+
+
 def added(
     result: Result, bundle: Path, texts: Sequence[Any], *, seconds: float = SECONDS, progress: Progress = silent
 ) -> Result:
@@ -130,8 +136,7 @@ def run(
         MissingExtra: LoadGen is not installed.
         EngineCrashed: the process died.
     """
-    if importlib.util.find_spec(MODULE) is None:
-        raise MissingExtra(PACKAGE, extra="mlperf")
+    check()
     request = {
         "bundle": str(bundle.resolve()),
         "texts": list(texts),

@@ -28,7 +28,7 @@ from typing import Any
 
 from edgedistill.errors import EngineCrashed, InputError, MissingExtra, StageError
 from edgedistill.links import arm64_root, local, phone, remote
-from edgedistill.links.link import Facts, PythonLink
+from edgedistill.links.link import Facts, PythonLink, refusal
 from edgedistill.store import ENTRY, digest, file_sha256, hashes
 
 ADDRESS = re.compile(r"adb://(?P<serial>[A-Za-z0-9][A-Za-z0-9._:-]{0,127})")
@@ -100,7 +100,7 @@ class Adb(PythonLink):
             needed_bytes=needed + (0 if bundle is None else remote.size(bundle)),
         )
         if problems:
-            raise remote.refusal(self.title, problems)
+            raise refusal(self.title, problems)
         return found
 
     def put(self, folder: Path) -> str:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgedistill.links.link import Facts
-from edgedistill.links.remote import Problem, first_number, megabytes
+from edgedistill.links.link import Facts, Problem
+from edgedistill.links.remote import first_number, megabytes
 
 CACHE = ".cache/edgedistill"
 """Below the home folder there: all that a link ever writes."""

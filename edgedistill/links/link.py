@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from edgedistill.errors import StageError
 from edgedistill.types import Cell, Kind, What
 
 Facts = Mapping[str, Any]
@@ -21,6 +23,22 @@ Facts = Mapping[str, Any]
 TIMEOUT_PER_ROW_S = 20.0
 LONGEST_S = 3600.0
 EVERYTHING: frozenset[What] = frozenset({"timing", "memory", "answers", "writing"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that keeps a device from running a bundle, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+def refusal(device: str, problems: Iterable[Problem]) -> StageError:
+    """All that keeps a device from running a bundle, in one error."""
+    listed = "\n".join(f"  {problem.what}\n    {problem.remedy}" for problem in problems)
+    return StageError(
+        f"{device} is not ready; nothing was copied there:\n{listed}", hint="mend these, then start again"
+    )
 
 
 class Link(ABC):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgedistill.links import arm64_root
-from edgedistill.links.link import Facts
-from edgedistill.links.remote import Problem, first_number, megabytes
+from edgedistill.links.link import Facts, Problem
+from edgedistill.links.remote import first_number, megabytes
 from edgedistill.store import digest
 
 FOLDER = "/data/local/tmp/edgedistill"

@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistill.errors import EngineCrashed, StageError
+from edgedistill.errors import EngineCrashed
 
 REQUIREMENTS = "requirements.txt"
 KNOWN = ("onnxruntime", "onnxruntime-genai", "llama-cpp-python", "numpy", "tokenizers")
@@ -52,14 +51,6 @@ for folder, folders, files in os.walk(sys.argv[1]):
 print(json.dumps(found))
 """
 """Arguments: a folder, and the name of files to leave out. Prints what `edgedistill.store.hashes` says of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One thing that keeps a device from running a bundle, and what to do about it."""
-
-    what: str
-    remedy: str
 
 
 def pins(bundle: Path) -> dict[str, str | None]:
@@ -116,14 +107,6 @@ def died(device: str, status: int, words: str) -> EngineCrashed:
         f"Python on {device} was killed by {names[status]}: {words}",
         hint="SIGKILL mostly means that its memory was full, SIGILL that the engine is for another processor, SIGSYS "
         "that the system there forbids what it did",
-    )
-
-
-def refusal(device: str, problems: Iterable[Problem]) -> StageError:
-    """All that keeps a device from running a bundle, in one error."""
-    listed = "\n".join(f"  {problem.what}\n    {problem.remedy}" for problem in problems)
-    return StageError(
-        f"{device} is not ready; nothing was copied there:\n{listed}", hint="mend these, then start again"
     )
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from edgedistill.errors import EngineCrashed, StageError
 from edgedistill.links import board, local, openssh, remote
-from edgedistill.links.link import Facts, PythonLink
+from edgedistill.links.link import Facts, PythonLink, refusal
 from edgedistill.links.local import Ended
 from edgedistill.store import ENTRY, digest, hashes
 
@@ -100,7 +100,7 @@ class Ssh(PythonLink):
             by_hand=self._target.typed,
         )
         if problems or python is None:
-            raise remote.refusal(self.title, problems)
+            raise refusal(self.title, problems)
         self._python = python.path
         return found
 

@@ -82,18 +82,6 @@ def waits(process: int) -> dict[str, int]:
     return found
 
 
-def busy_s() -> float | None:
-    """Seconds that all cores together were busy since the start; None where the system does not tell.
-
-    Columns of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5)).
-    """
-    try:
-        ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    except (OSError, ValueError, IndexError):
-        return None
-    return (sum(ticks) - sum(ticks[3:5])) / os.sysconf("SC_CLK_TCK")
-
-
 def driver_is_there() -> bool:
     """Whether the package that drives the browser is installed."""
     return importlib.util.find_spec(DRIVER) is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from onnx import TensorProto, helper
 
 from edgedistill import catalog
 from edgedistill.links.browser import packages
+from edgedistill.links.link import Problem
 from edgedistill.types import Cell
 
 PAGE = Path(__file__).parent / "page"
@@ -23,14 +23,6 @@ TOKENIZER = "tokenizer.json"
 DEVICE = "browser"
 """The profile in devices/ that says what a page may make its visitor download."""
 READER = "reader"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One thing that keeps a page from running a bundle, and what to do about it."""
-
-    what: str
-    remedy: str
 
 
 class Content:

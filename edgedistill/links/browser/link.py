@@ -24,9 +24,11 @@ from typing import Any, ClassVar, TypeVar
 from edgedistill.errors import EngineCrashed, InputError, StageError
 from edgedistill.links.browser import chromium, packages
 from edgedistill.links.browser.chromium import Chromium, Emulation, Tab
-from edgedistill.links.browser.content import START, Content, Problem, downloads, files
+from edgedistill.links.browser.content import START, Content, downloads, files
 from edgedistill.links.browser.server import Server
-from edgedistill.links.link import LONGEST_S, TIMEOUT_PER_ROW_S, Facts, Link
+from edgedistill.links.link import LONGEST_S, TIMEOUT_PER_ROW_S, Facts, Link, Problem, refusal
+from edgedistill.runtime import conditions
+from edgedistill.runtime.system import ROOT, text
 from edgedistill.types import Cell, Kind, What
 
 DESKTOP = Emulation(context={"viewport": {"width": 1280, "height": 800}})
@@ -73,8 +75,7 @@ class Browser(Link):
             except EngineCrashed as error:
                 remedy = "another recipe may have operators that onnxruntime-web has: edgedistill export --recipe NAME"
                 problems.append(Problem(what=f"in a page, {error.message}", remedy=error.hint or remedy))
-        listed = "\n".join(f"  {problem.what}\n    {problem.remedy}" for problem in problems)
-        raise StageError(f"{self.title} is not ready:\n{listed}", hint="mend these, then start again")
+        raise refusal(self.title, problems)
 
     def measure(self, bundle: Path, texts: Sequence[Any], cell: Cell) -> Mapping[str, Any]:
         """Runs one cell in a page of its own.
@@ -204,6 +205,7 @@ class _Clocks:
         page: processor time of the page's process; `ours`: of all that belongs to this measurement.
         busy: of all cores together; None where the system does not tell.
         waits: nanoseconds that each thread of the page's process had no core.
+        told: clock, heat and throttling of this machine.
     """
 
     clock: float
@@ -211,6 +213,7 @@ class _Clocks:
     ours: float
     busy: float | None
     waits: Mapping[str, int]
+    told: Mapping[str, Any]
 
 
 async def _clocks(tab: Tab) -> _Clocks:
@@ -220,8 +223,9 @@ async def _clocks(tab: Tab) -> _Clocks:
         clock=time.perf_counter(),
         page=page,
         ours=browser + time.process_time(),
-        busy=chromium.busy_s(),
+        busy=conditions.busy_s(text(ROOT / "proc/stat")),
         waits={} if process is None else chromium.waits(process),
+        told=conditions.snapshot(),
     )
 
 
@@ -237,6 +241,7 @@ def _between(before: _Clocks, after: _Clocks) -> Mapping[str, Any]:
         "cpu_share": (after.page - before.page) / seconds,
         "foreign_cores": foreign,
         "waited_share": min(1.0, max(waited) / 1e9 / seconds) if waited else None,
+        "conditions": [before.told, after.told],
     }
 
 

@@ -1,0 +1,153 @@
+"""One benchmark, from a bundle and some addresses to a result with its pages and its verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgedistill import catalog
+from edgedistill.bench import compare as comparing
+from edgedistill.bench import harness, loadgen, results, rows
+from edgedistill.bench.course import HERE, of_bundle
+from edgedistill.bundle import manifest
+from edgedistill.bundle.threads import write
+from edgedistill.config import read_request
+from edgedistill.errors import InputError
+from edgedistill.links.address import connect
+from edgedistill.pipeline.baselines import Baselines, baselines, compared
+from edgedistill.pipeline.exporting import RECORD
+from edgedistill.pipeline.prepare import check_out
+from edgedistill.report import bench_page
+from edgedistill.stages import UNWATCHED, Watch
+from edgedistill.store import disk_errors, write_atomically
+from edgedistill.types import Comparison, NotMeasured, Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benching:
+    """What is asked of a benchmark.
+
+    Attributes:
+        on: addresses of devices.
+        data: rows; None takes the embedded ones.
+        teacher: a checkpoint that is measured beside the bundle, in PyTorch and as a bundle.
+        mlperf: MLPerf LoadGen's scenarios, too.
+        against: an earlier result.
+        workload: the name of one; None goes by the bundle's task. `rounds` and `within` replace what it says.
+        threads: of every engine; None tries several.
+        write_threads: into the bundle; None does so when the board that it was built for was measured.
+        out: where result and pages go; None is beside the bundle.
+    """
+
+    on: Sequence[str] = (HERE,)
+    data: str | None = None
+    teacher: str | None = None
+    mlperf: bool = False
+    against: Path | None = None
+    workload: str | None = None
+    rounds: int | None = None
+    within: float | None = None
+    threads: int | None = None
+    write_threads: bool | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benched:
+    """A result, what it is against an earlier one, and the page that shows both."""
+
+    result: Result
+    comparisons: tuple[Comparison, ...]
+    page: Path
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why nothing could be measured; empty when something was."""
+        if any(run.taken for run in self.result.runs):
+            return ()
+        return tuple(
+            f"{run.link}: {figure.reason}"
+            for run in self.result.runs
+            for figure in run.measurements[:1]
+            if isinstance(figure, NotMeasured)
+        )
+
+
+def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched:
+    """Measures a bundle on every device, and writes the result with its page and its Markdown twin.
+
+    Raises:
+        InputError: an address, the rows or the earlier result cannot be used; nothing was measured.
+        IntegrityError: the bundle is not as it was built.
+    """
+    told = manifest.verify(bundle).manifest
+    addresses = list(dict.fromkeys(asked.on))
+    if asked.write_threads and (asked.threads is not None or len(addresses) > 1):
+        raise InputError(
+            "--write-threads takes what one device finds best", hint="name one device with --on, without --threads"
+        )
+    if asked.mlperf and HERE not in addresses:
+        raise InputError("MLPerf LoadGen runs on this machine", hint="add --on local, or leave --mlperf out")
+    if asked.mlperf:
+        loadgen.check()
+    out = asked.out or bundle.absolute().parent
+    check_out(out)
+    texts = rows.read(told, asked.data)
+    settings = catalog.workload(asked.workload or rows.workload_of(told))
+    settings = replace(settings, rounds=asked.rounds or settings.rounds, within=asked.within or settings.within)
+    earlier = None if asked.against is None else results.read(asked.against)
+    with ExitStack() as stack:
+        links = [stack.enter_context(connect(address)) for address in addresses]
+        host = None if HERE in addresses else stack.enter_context(connect(HERE))
+        entrants = [of_bundle(bundle, link) for link in links]
+        known = Baselines(entrants=())
+        if asked.teacher is not None:
+            task = "nli" if told["model"].get("pairs") else None
+            request = read_request(data=asked.data, out=out, task=task)
+            known = baselines(request, asked.teacher, bundle, links, watch)
+        fixed = asked.threads if asked.threads is not None or earlier is None else comparing.threads_of(earlier)
+        entrants += known.entrants
+        progress = watch.begin("bench")
+        result = harness.bench(bundle, entrants, texts, settings, threads=fixed, host=host, progress=progress)
+        if asked.teacher is not None:
+            result = compared(result, known, request)
+        if asked.mlperf:
+            result = loadgen.added(result, bundle, texts.texts, progress=watch.begin("mlperf"))
+    result = write(bundle, result, wanted=asked.write_threads)
+    found = () if earlier is None else comparing.compare(earlier, result)
+    return Benched(result=result, comparisons=found, page=_save(result, bundle, out, earlier, found))
+
+
+def _save(result: Result, bundle: Path, out: Path, earlier: Result | None, found: Sequence[Comparison]) -> Path:
+    """Writes the result, its page and its Markdown twin; returns the page.
+
+    Where no earlier result is named, the one that lies there is the history.
+    """
+    file = out / (bundle.absolute().name + results.SUFFIX)
+    if earlier is None and file.exists():
+        try:
+            earlier = results.read(file)
+            found = comparing.compare(earlier, result)
+        except InputError:
+            earlier = None  # of another version; it is replaced
+    rest: dict[str, Any] = {"comparisons": found, "alternatives": _alternatives(bundle)}
+    with disk_errors(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        results.write(result, file)
+        page = file.with_suffix(".html")
+        write_atomically(page, bench_page.page(result, earlier, **rest).encode())
+        write_atomically(file.with_suffix(".md"), bench_page.markdown(result, earlier, **rest).encode())
+    return page
+
+
+def _alternatives(bundle: Path) -> Sequence[Any]:
+    """The other files that an export with --all wrote and judged."""
+    try:
+        found: Sequence[Any] = json.loads((bundle / RECORD).read_text(encoding="utf-8")).get("candidates", ())
+    except (OSError, ValueError):
+        return ()
+    return found
