@@ -66,9 +66,10 @@ def by_prompt(rounds: Sequence[Samples]) -> Iterator[tuple[str, str, Rounds]]:
 
 def memory(rounds: Sequence[Samples], kind: Kind) -> Iterator[Figure]:
     """What the model adds to its engine, the whole process, and the most that it ever held."""
+    reason = next((samples["reason"] for samples in rounds if samples.get("reason")), NO_MEMORY)
     for name, key, part in MEMORY_FIGURES:
         values = [None if samples[key] is None else samples[key].get(part) for samples in rounds]
-        yield each(name, "bytes", values, kind, reason=NO_MEMORY)
+        yield each(name, "bytes", values, kind, reason=reason)
 
 
 def energy(rounds: Sequence[Samples], kind: Kind, *, stable: bool) -> Figure:

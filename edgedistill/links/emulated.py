@@ -26,6 +26,7 @@ from edgedistill.types import Cell, Kind, NotMeasured, What
 CUT_SHORT = "the emulated run did not come to its end"
 """How the reason begins when a check was tried and said nothing: the next build tries again."""
 CORES = ("cortex-a53", "cortex-a72", "cortex-a76")
+NO_PEAK = "the highest mark of an emulated process is the emulator's"
 SHOWN = 60
 
 
@@ -97,10 +98,8 @@ class Emulated(PythonLink):
 
 def without_peak(samples: Mapping[str, Any]) -> Mapping[str, Any]:
     """The same samples without the highest mark of memory, which is the emulator's."""
-    return {
-        name: {**found, "peak": None} if isinstance(found, dict) and "peak" in found else found
-        for name, found in samples.items()
-    }
+    held = {name: found for name, found in samples.items() if isinstance(found, dict) and "peak" in found}
+    return {**samples, **{name: {**found, "peak": None} for name, found in held.items()}, "reason": NO_PEAK}
 
 
 def missing(needed: Mapping[str, str] | None = None) -> NotMeasured | None:

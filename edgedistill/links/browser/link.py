@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from edgedistill.errors import EngineCrashed, InputError, StageError
+from edgedistill.links import local
 from edgedistill.links.browser import chromium, packages
 from edgedistill.links.browser.chromium import Chromium, Emulation, Tab
 from edgedistill.links.browser.content import START, Content, downloads, files
@@ -168,8 +169,9 @@ async def _facts(tab: Tab, content: Content | None) -> Facts:
     if content is not None:
         await tab.ask("page.loaded()")
     return {
-        "machine": "wasm32",
+        "machine": f"WebAssembly on {local.processor()}",
         "system": f"Chromium {tab.version}",
+        "engine": f"onnxruntime-web {packages.wanted()['onnxruntime-web']}",
         "python": None,
         "cores": await tab.ask("navigator.hardwareConcurrency"),
         "ram_bytes": None,
