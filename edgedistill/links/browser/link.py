@@ -56,7 +56,7 @@ class Browser(Link):
 
     can: ClassVar[frozenset[What]] = frozenset({"timing", "memory", "answers"})
     emulation: ClassVar[Emulation] = DESKTOP
-    name: ClassVar[str] = "Chromium on this machine (WebAssembly)"
+    name: ClassVar[str] = "Chromium on this machine"
 
     def __init__(self, address: str) -> None:
         super().__init__(address, self.name)
@@ -124,7 +124,7 @@ class Mobile(Browser):
     kind: ClassVar[Kind] = "emulated"
     can: ClassVar[frozenset[What]] = frozenset({"memory", "answers"})
     emulation: ClassVar[Emulation] = PHONE
-    name: ClassVar[str] = "Chromium with a phone's screen, on this machine (WebAssembly)"
+    name: ClassVar[str] = "Chromium with a phone's screen"
 
 
 BROWSERS: Mapping[str, type[Browser]] = {"": Browser, "mobile": Mobile}
