@@ -17,7 +17,7 @@ from edgedistill.bundle import manifest
 from edgedistill.bundle.threads import write
 from edgedistill.config import read_request
 from edgedistill.errors import InputError
-from edgedistill.links.address import connect
+from edgedistill.links import address
 from edgedistill.pipeline.baselines import Baselines, baselines, compared
 from edgedistill.pipeline.exporting import RECORD
 from edgedistill.pipeline.prepare import check_out
@@ -101,8 +101,8 @@ def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched
     settings = replace(settings, rounds=asked.rounds or settings.rounds, within=asked.within or settings.within)
     earlier = None if asked.against is None else results.read(asked.against)
     with ExitStack() as stack:
-        links = [stack.enter_context(connect(address)) for address in addresses]
-        host = None if HERE in addresses else stack.enter_context(connect(HERE))
+        links = [stack.enter_context(address.connect(one)) for one in addresses]
+        host = None if HERE in addresses else stack.enter_context(address.connect(HERE))
         entrants = [of_bundle(bundle, link) for link in links]
         known = Baselines(entrants=())
         if asked.teacher is not None:
