@@ -146,7 +146,7 @@ def test_a_reader_becomes_a_bundle_that_points_at_answers(
         assert said in done.stderr
     (tmp_path / "texts.json").write_text(json.dumps([[QUESTION, context]]))
     done = run(made.bundle, "measure", "--texts", str(tmp_path / "texts.json"), "--what", "answers")
-    (((start, end, score),),) = json.loads(done.stdout).values()
+    ((start, end, score),) = json.loads(done.stdout)["spans"]
     assert (start, end, score > 0.9) == (32, 36, True)
 
 
