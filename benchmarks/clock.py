@@ -222,6 +222,8 @@ def decoders(options: argparse.Namespace, work: Path, harness: Harness) -> dict[
     said = [row["text"] for row in smarthome.generate()["test"][:ANSWERS]]
     cell = Cell(what="writing", threads=options.threads, prompt_tokens=(DEPTH,), new_tokens=NEW)
     numbers = [options.threads, DEPTH, NEW, ANSWERS]
+    # Both sides open the bundle's copy: two copies of a file are read up to a tenth apart, by how they lie in memory.
+    file = bundle / "model" / file.name
 
     def ours() -> Mapping[str, Any]:
         found = Local().measure(bundle, said, cell)
