@@ -32,7 +32,7 @@ from edgedistill.types import Cell, Progress, Result, What, Workload, silent
 
 MEMORY_ROUNDS = 3
 """Memory hardly differs from process to process, and each round of it answers every text once more."""
-REPEATS = 5
+REPEATS = 10
 """Disturbed processes of a course that are taken again. A machine that is never quiet is `unstable` all the same."""
 MOST_ROUNDS = 2
 """Times the rounds that were asked for, where the interval over the rounds is still wider than asked."""
