@@ -108,6 +108,25 @@ def test_a_connection_that_breaks_in_a_cell_leaves_nothing_of_it(there: Phone, b
     assert not any((there.temporary / "edgedistill").glob("session-*"))
 
 
+def test_what_takes_too_long_is_ended_there_and_leaves_nothing(there: Phone) -> None:
+    with Adb(f"adb://{SERIAL}") as link:
+        program = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+        with pytest.raises(EngineCrashed, match="did not answer in time"):
+            link.python(["-c", program], where=TEMPORARY, files={}, timeout_s=1.0, threads=1)
+        pid = (there.temporary / "pid").read_text()
+        assert not Path(f"/proc/{pid}").exists() or "Z (zombie)" in Path(f"/proc/{pid}/status").read_text()
+        assert not any((there.temporary / "edgedistill").rglob("session-*/*"))
+
+
+def test_a_link_that_breaks_while_python_is_sent_leaves_no_archive(there: Phone) -> None:
+    with Adb(f"adb://{SERIAL}") as link:
+        there.cut_at = "tar -xf"
+        with pytest.raises(StageError):
+            link.python(["-c", ""], where=TEMPORARY, files={}, timeout_s=5, threads=1)
+        there.cut_at = ""
+    assert not any((there.temporary / "edgedistill").glob("session-*"))
+
+
 @pytest.mark.parametrize(
     ("state", "words"),
     [
