@@ -240,7 +240,7 @@ def _profile(found: Mapping[str, Any], name: str, machine: Any) -> tuple[str, De
         sources["storage_bandwidth_bytes_s"] = figures.source("storage_bytes_s")
     top: dict[str, Any] = {
         "title": f"{_plain(facts['title'])}, {cores} cores, {ram / 1e9:.1f} GB",
-        **({"machine": _plain(machine)} if isinstance(machine, str) and machine.strip() else {}),
+        **({"machine": machine.strip()} if isinstance(machine, str) and machine.strip() else {}),
         "isa": list(words),
         **({} if core is None else {"emulated_cpu": core}),
         "cores": cores,
