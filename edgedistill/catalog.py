@@ -50,6 +50,7 @@ class _Budget(_File):
 
 class _Device(_File):
     title: str
+    machine: str | None = None
     aliases: tuple[str, ...] = ()
     isa: tuple[str, ...] = Field(min_length=1)
     emulated_cpu: str | None = None

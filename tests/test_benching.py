@@ -20,6 +20,7 @@ from edgedistill.bench.rows import Asked
 from edgedistill.cli import app
 from edgedistill.errors import BudgetMissed, InputError, StageError
 from edgedistill.links import address
+from edgedistill.pipeline import benching
 from edgedistill.report import bench_page
 from edgedistill.terminal.benches import comparison_tables, result_tables
 from edgedistill.types import Result
@@ -126,6 +127,40 @@ def test_no_device_at_all_is_an_error_with_every_reason(folder: Path, unpaged: D
     unpaged["local"] = Made(breaks_at=0)
     with pytest.raises(StageError, match="no device could be measured: local: the link broke"):
         bench(folder)
+
+
+def test_what_measured_nothing_replaces_no_good_result(folder: Path, unpaged: Devices) -> None:
+    bench(folder, "--threads", "1")
+    good = (folder.parent / "made-cpu.bench.json").read_bytes()
+    unpaged["local"] = Made(breaks_at=0)
+    with pytest.raises(StageError):
+        bench(folder)
+    assert (folder.parent / "made-cpu.bench.json").read_bytes() == good
+    assert not results.read(folder.parent / "made-cpu.failed.bench.json").runs[0].taken
+
+
+def test_a_result_is_still_what_the_next_one_is_held_against(folder: Path, unpaged: Devices) -> None:
+    bench(folder, "--threads", "1")
+    baseline = folder.parent / "made-cpu.bench.json"
+    good = baseline.read_bytes()
+    unpaged["local"] = Made(factor=1.3)
+    for _ in range(2):  # measuring again says the same
+        with pytest.raises(BudgetMissed, match="latency on local"):
+            bench(folder, "--threads", "1", "--against", str(baseline))
+    assert baseline.read_bytes() == good
+    assert [path for path in folder.parent.glob("made-cpu.2*.bench.json") if path.read_bytes() != good]
+
+
+def test_what_was_measured_is_kept_whatever_fails_behind_it(
+    folder: Path, unpaged: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("anything")
+
+    monkeypatch.setattr(benching, "write", broken)
+    with pytest.raises(RuntimeError):
+        bench(folder)
+    assert results.read(folder.parent / "made-cpu.bench.json").runs[0].taken
 
 
 def test_threads_are_written_from_one_device_alone(folder: Path, unpaged: Devices) -> None:

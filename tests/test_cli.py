@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from edgedistill import cli
 from edgedistill.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -117,3 +118,17 @@ def test_every_recipe_is_in_its_readme() -> None:
     assert recipes
     for name in recipes:
         assert f"`{name}`" in readme
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("build", "the same command goes on"), ("bench", "measures again"), ("devices", "stopped\n")],
+)
+def test_a_command_that_is_stopped_says_what_is_kept(
+    command: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["edgedistill", command, "x"])
+    with pytest.raises(SystemExit) as stopped:
+        cli._stop(2, None)
+    assert stopped.value.code == 130
+    assert said in capsys.readouterr().err

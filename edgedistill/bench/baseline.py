@@ -7,7 +7,6 @@ is, on one device and of one kind: a figure of one device is never held against 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +19,7 @@ from edgedistill.errors import InputError, PlanRefused
 from edgedistill.evaluate.stats import paired, ratio_interval
 from edgedistill.export.fit import NUMPY_BYTES
 from edgedistill.links import local
-from edgedistill.links.link import LONGEST_S, TIMEOUT_PER_ROW_S, Facts, Link, PythonLink
+from edgedistill.links.link import LONGEST_S, TIMEOUT_PER_ROW_S, Facts, Link, PythonLink, parsed
 from edgedistill.predictor.decoder import LLAMA_BYTES
 from edgedistill.predictor.encoder import COPIES_IN_MEMORY, ENGINE_BYTES
 from edgedistill.teachers.local import TOKENIZER, config_of, labels_of
@@ -67,8 +66,7 @@ class Torch(Link):
             timeout_s=max(LONGEST_S, TIMEOUT_PER_ROW_S * len(texts)),
             threads=cell.threads,
         )
-        found: Mapping[str, Any] = json.loads(out)
-        return found
+        return parsed(out, self.title)
 
 
 class Compared(Link):
@@ -112,12 +110,32 @@ class Compared(Link):
         return {**found, "logits": rows}
 
 
+class Host(Link):
+    """This machine, where it is no entrant: what the bundle and its exported teacher answer here, label for label.
+
+    Args:
+        bundle: whose labels' order all answers are given in.
+    """
+
+    def __init__(self, link: Link, bundle: Path) -> None:
+        super().__init__(link.address, link.title)
+        self._link, self._bundle = link, bundle
+
+    def look(self, bundle: Path | None = None) -> Facts:
+        """What this machine is, and whether it can run the bundle."""
+        return self._link.look(bundle)
+
+    def measure(self, bundle: Path, texts: Sequence[Any], cell: Cell) -> Mapping[str, Any]:
+        """Looks first, as nobody else does."""
+        self.look(bundle)
+        theirs = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))["model"].get("labels", ())
+        return Compared(self._link, order=order(self._bundle, theirs)).measure(bundle, texts, cell)
+
+
 def free_bytes(link: Link, facts: Facts) -> float | None:
     """Memory that a program may take there: what the system says is free, or else all that there is; None: not told."""
     if isinstance(link, PythonLink) and link.kind == "measured":
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "asked").touch()
-            out = link.python(["-c", MEMORY], where=link.put(Path(folder)), files={}, timeout_s=ASK_S, threads=1)
+        out = link.python(["-c", MEMORY], where="/", files={}, timeout_s=ASK_S, threads=1)
         for line in out.splitlines():
             name, _, rest = line.partition(":")
             if name == "MemAvailable":

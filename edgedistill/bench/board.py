@@ -23,9 +23,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedistill import catalog, runtime
-from edgedistill.errors import InputError, StageError
+from edgedistill.errors import EngineCrashed, InputError, StageError
 from edgedistill.export import isa
-from edgedistill.links.link import Link, PythonLink
+from edgedistill.links.link import Link, PythonLink, parsed
 from edgedistill.runtime import probe
 from edgedistill.store import write_atomically
 from edgedistill.types import Device, Progress, silent
@@ -96,17 +96,20 @@ def add(
             hint="give local, ssh://user@host or adb://serial",
         )
     progress(0, 2, f"looking at {link.title}")
-    link.look()
+    machine = link.look().get("machine")
     progress(1, 2, f"measuring for {seconds:.0f} s")
     # In the working folder: a folder for temporary files may lie in memory, and its speed is none of a disk.
     with tempfile.TemporaryDirectory(prefix=".probe-", dir=Path.cwd()) as work:
         _pack(Path(work))
-        where = link.put(Path(work))
         arguments = ["-m", "runtime.probe", "--models", "models", "--seconds", str(seconds)]
-        out = link.python(arguments, where=where, files={}, timeout_s=TIMEOUT_S + seconds, threads=1)
         try:
-            profile, closest, warnings = _profile(json.loads(out), name)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            where = link.put(Path(work))
+            out = link.python(arguments, where=where, files={}, timeout_s=TIMEOUT_S + seconds, threads=1)
+        finally:
+            link.forget(Path(work))
+        try:
+            profile, closest, warnings = _profile(parsed(out, link.title), name, machine)
+        except (EngineCrashed, ValueError, KeyError, TypeError, AttributeError) as error:
             said = f"it said {out.strip()[-200:]!r}"
             raise StageError(f"what {link.title} answered is no figures of a board", hint=said) from error
         written = Path(work) / path.name
@@ -193,12 +196,16 @@ class _Figures:
         return apart if apart > SPREAD else None
 
 
-def _profile(found: Mapping[str, Any], name: str) -> tuple[str, Device, tuple[str, ...]]:
-    """The text of a profile, the board that is closest, and what its user should know."""
+def _profile(found: Mapping[str, Any], name: str, machine: Any) -> tuple[str, Device, tuple[str, ...]]:
+    """The text of a profile, the board that is closest, and what its user should know.
+
+    Args:
+        machine: what the link to the board calls it, in a benchmark as well; None where it does not tell.
+    """
     facts, figures = found["facts"], _Figures(found)
     read = f"read by {COMMAND}, {figures.day}"
     words = isa.named(_machine(facts), facts["flags"])
-    bandwidth, f32, int8 = (figures.value(key) for key in ("copy_bytes_s", "f32_ops_s", "int8_ops_s"))
+    bandwidth, f32, int8 = (figures.value(key) for key in ("read_bytes_s", "f32_ops_s", "int8_ops_s"))
     usable = facts["available_bytes"]
     closest = _closest(words, bandwidth, f32, int8, facts["cores"], exclude=name)
     like = f"as of {closest.name}, the closest board of the catalogue"
@@ -210,9 +217,9 @@ def _profile(found: Mapping[str, Any], name: str) -> tuple[str, Device, tuple[st
         "ram_bytes": f"{read}: what the system has of it",
         "ram_usable_bytes": f"assumed: {LEFT_FREE:.0%} of RAM" if usable is None else f"{read}: what was free then",
         "storage_bytes": f"{read}: what was free then",
-        "bandwidth_bytes_s": f"assumed: {like} ({figures.reason('copy_bytes_s')})"
+        "bandwidth_bytes_s": f"assumed: {like} ({figures.reason('read_bytes_s')})"
         if bandwidth is None
-        else figures.source("copy_bytes_s"),
+        else figures.source("read_bytes_s"),
         "budget": f"assumed: {like}, and no more than is free",
     }
     engines, sources["engines"] = _engines(facts, read)
@@ -228,13 +235,12 @@ def _profile(found: Mapping[str, Any], name: str) -> tuple[str, Device, tuple[st
         "memory_bytes": min(int(closest.budget["memory_bytes"]), usable),
     }
     reading = figures.value("storage_bytes_s")
-    note = (
-        f"Storage speed is not known: {figures.reason('storage_bytes_s')}."
-        if reading is None
-        else f"Storage reads {reading / 1e6:.0f} MB a second ({figures.source('storage_bytes_s')})."
-    )
+    notes = [f"Storage speed is not known: {figures.reason('storage_bytes_s')}."] if reading is None else []
+    if reading is not None:
+        sources["storage_bandwidth_bytes_s"] = figures.source("storage_bytes_s")
     top: dict[str, Any] = {
         "title": f"{_plain(facts['title'])}, {cores} cores, {ram / 1e9:.1f} GB",
+        **({"machine": machine.strip()} if isinstance(machine, str) and machine.strip() else {}),
         "isa": list(words),
         **({} if core is None else {"emulated_cpu": core}),
         "cores": cores,
@@ -242,8 +248,9 @@ def _profile(found: Mapping[str, Any], name: str) -> tuple[str, Device, tuple[st
         "ram_usable_bytes": usable,
         "storage_bytes": int(facts["storage_bytes"]),
         "bandwidth_bytes_s": _three_digits(closest.bandwidth_bytes_s if bandwidth is None else bandwidth),
+        **({} if reading is None else {"storage_bandwidth_bytes_s": _three_digits(reading)}),
         "engines": engines,
-        "notes": [note],
+        "notes": notes,
     }
     text = "\n".join(
         [
@@ -258,7 +265,7 @@ def _profile(found: Mapping[str, Any], name: str) -> tuple[str, Device, tuple[st
     )
     warnings = tuple(
         f"{key}: the repeats lie {apart:.0%} apart; was the board busy? measure it again with --force"
-        for key in ("copy_bytes_s", "f32_ops_s", "int8_ops_s", "storage_bytes_s")
+        for key in ("read_bytes_s", "f32_ops_s", "int8_ops_s", "storage_bytes_s")
         if (apart := figures.disturbed(key)) is not None
     )
     return text, closest, warnings

@@ -20,6 +20,7 @@ from edgedistill.types import Cell, Contender, DeviceRun, Estimate, Measurement,
 
 NO_CLOCK = "emulation has the right instructions, not the right clock"
 COMPARED_AT_BUILD = "what a model writes is compared token by token when its file is made"
+JUDGED_BEFORE = "what a model writes is judged where it is made: see `edgedistill evaluate`, and the build's report"
 HERE = "local"
 """The address of this machine, whose answers are the ones that others are compared with."""
 
@@ -177,6 +178,8 @@ def _figures(course: Course, workload: Workload, host: Answers | str, *, stable:
     else:
         yield from _missing(course, "memory", [name for name, _, _ in taken.MEMORY_FIGURES])
     yield from _equal(course, host)
+    if course.writes:
+        yield NotMeasured(name="accuracy", reason=JUDGED_BEFORE)
 
 
 def _of_prompts(workload: Workload) -> list[str]:

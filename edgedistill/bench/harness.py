@@ -86,7 +86,12 @@ def bench(
             "engine": manifest["engine"]["name"],
             "engine_version": manifest["engine"]["version"],
         },
-        workload={**asdict(workload), "texts": len(timed.texts), "texts_sha256": digest(list(timed.texts))},
+        workload={
+            **asdict(workload),
+            "texts": len(timed.texts),
+            "texts_sha256": digest(list(timed.texts)),
+            "metric": asked.metric,
+        },
         runs=tuple(finished(course, timed, workload, answers(course.entrant.folder)) for course in courses),
         remarks=() if asked.remark is None else (asked.remark,),
     )
@@ -181,8 +186,7 @@ class _Bench:
     def _judged(self, course: Course, cell: Cell, number: int) -> None:
         """Keeps what was said, not the logits of every label: those of one round outweigh all other samples."""
         answers = said(course.measure(self.judged.texts, replace(cell, within=None)))
-        right = self.judged.labels and [int(a == b) for a, b in zip(answers, self.judged.labels, strict=True)]
-        course.keep(cell, number, {"answers": answers, "right": right})
+        course.keep(cell, number, {"answers": answers, "right": self.judged.right(answers)})
 
     def _settled(self, course: Course) -> bool:
         """Whether the median over the rounds is known as closely as asked; a course without a clock always is."""

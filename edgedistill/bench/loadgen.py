@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgedistill.bench import under_test
-from edgedistill.errors import InputError, MissingExtra
+from edgedistill.errors import EngineCrashed, MissingExtra
 from edgedistill.links import local
 from edgedistill.types import Measurement, NotMeasured, Progress, Result, silent
 
@@ -61,7 +61,6 @@ def mlperf(
 
     Raises:
         MissingExtra: LoadGen is not installed.
-        EngineCrashed: the process died.
     """
     reason = refused(bundle)
     found: list[Measurement | NotMeasured] = []
@@ -70,9 +69,22 @@ def mlperf(
         if reason is not None:
             found.append(NotMeasured(name=REPORTED[scenario][0], reason=reason))
         else:
-            found.append(measurement(scenario, run(bundle, texts, scenario, threads=threads, seconds=seconds)))
+            found.append(_measured(bundle, texts, scenario, threads=threads, seconds=seconds))
     progress(len(REPORTED), len(REPORTED))
     return tuple(found)
+
+
+def _measured(
+    bundle: Path, texts: Sequence[Any], scenario: Scenario, *, threads: int, seconds: float
+) -> Measurement | NotMeasured:
+    """One scenario's figure; where it fails, why: everything else that was measured stays."""
+    try:
+        return measurement(scenario, run(bundle, texts, scenario, threads=threads, seconds=seconds))
+    except EngineCrashed as error:
+        return NotMeasured(name=REPORTED[scenario][0], reason=error.message, remedy=error.hint)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"LoadGen's log cannot be read: {type(error).__name__}: {error}"
+        return NotMeasured(name=REPORTED[scenario][0], reason=reason)
 
 
 def check() -> None:
@@ -86,14 +98,15 @@ def added(
 ) -> Result:
     """A benchmark with LoadGen's figures in the run of the bundle on this machine, taken with that run's threads.
 
+    Where there is no such run, a remark says so.
+
     Raises:
-        InputError: the benchmark has no such run.
         MissingExtra: LoadGen is not installed.
-        EngineCrashed: the process died.
     """
     ours = [run for run in result.runs if (run.contender, run.link) == ("bundle", "local") and run.taken]
     if not ours:
-        raise InputError("LoadGen runs on this machine, and the bundle was not measured here", hint="add --on local")
+        said = "LoadGen was not run: it runs on this machine, and the bundle was not measured here"
+        return replace(result, remarks=(*result.remarks, said))
     found = mlperf(bundle, texts, threads=int(ours[0].in_effect["threads"]), seconds=seconds, progress=progress)
     more = replace(ours[0], measurements=(*ours[0].measurements, *found))
     return replace(

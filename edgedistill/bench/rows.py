@@ -10,11 +10,12 @@ from edgedistill.config import DEMO
 from edgedistill.data import smarthome
 from edgedistill.data.read import ALL, Rejected, find_files, read_rows
 from edgedistill.errors import InputError
+from edgedistill.tasks.qa import token_f1
 
 PAIR = ("premise", "hypothesis")
 QUESTIONS = 200
 """Of our own, for readers without rows."""
-LABEL = "label"
+LABEL, ANSWER = "label", "answer"
 WRITERS = ("decoder", "text-to-text")
 """Tasks of bundles whose models write token by token."""
 ENGINES_THAT_WRITE = ("llama-cpp-python", "onnxruntime-genai")
@@ -29,18 +30,40 @@ class Asked:
     Attributes:
         texts: a text each, a pair of them, a question with its context, or the turns of a conversation.
         labels: the number of each text's label in the bundle's list; None where the rows do not say.
+        references: for readers the answer of each row; None where the rows do not say.
         remark: why there are no labels, where that may surprise.
     """
 
     texts: tuple[Any, ...]
     labels: tuple[int, ...] | None = None
+    references: tuple[str, ...] | None = None
     remark: str | None = None
+
+    @property
+    def metric(self) -> str | None:
+        """What `right` gives: accuracy of labels, token F1 of a reader's answers; None where the rows do not say."""
+        return "accuracy" if self.labels is not None else "token_f1" if self.references is not None else None
+
+    def right(self, said: Sequence[Any]) -> list[float] | None:
+        """How right each answer is, from 0 to 1.
+
+        Args:
+            said: a label's number a row, or where its span begins and ends in the context.
+        """
+        if self.labels is not None:
+            return [int(a == b) for a, b in zip(said, self.labels, strict=True)]
+        if self.references is None:
+            return None
+        spans = zip(self.texts, said, self.references, strict=True)
+        return [token_f1(context[start:end], wanted) for (_, context), (start, end), wanted in spans]
 
     def spread(self, count: int) -> Asked:
         """`count` of the rows, evenly spread over all of them."""
         chosen = spread(range(len(self.texts)), count)
         labels = None if self.labels is None else tuple(self.labels[i] for i in chosen)
-        return Asked(texts=tuple(self.texts[i] for i in chosen), labels=labels, remark=self.remark)
+        references = None if self.references is None else tuple(self.references[i] for i in chosen)
+        texts = tuple(self.texts[i] for i in chosen)
+        return Asked(texts=texts, labels=labels, references=references, remark=self.remark)
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
@@ -82,7 +105,11 @@ def read(manifest: Mapping[str, Any], data: str | None) -> Asked:
     if not found:
         wanted = " or ".join(" and ".join(f'"{field}"' for field in fields) for fields in _fields(manifest))
         raise InputError(f"{path} has no rows with {wanted}", hint="one JSON object a line, with these fields as texts")
-    return _with_labels([asked for asked, _ in found], [row.get(LABEL) for _, row in found], manifest)
+    texts = [asked for asked, _ in found]
+    if manifest["task"] == "reader":
+        answers = tuple(answer for _, row in found if isinstance(answer := row.get(ANSWER), str))
+        return Asked(texts=tuple(texts), references=answers if len(answers) == len(texts) else None)
+    return _with_labels(texts, [row.get(LABEL) for _, row in found], manifest)
 
 
 def _embedded(manifest: Mapping[str, Any]) -> Asked:

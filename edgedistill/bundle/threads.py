@@ -34,17 +34,34 @@ def write(bundle: Path, result: Result, *, wanted: bool | None) -> Result:
     threads = int(swept[0].in_effect["threads"])
     if threads == manifest.read(bundle).manifest["engine"]["threads"]:
         return result
-    manifest.set_threads(bundle, threads)
+    try:
+        manifest.set_threads(bundle, threads)
+    except OSError as error:
+        said = (f"{threads} threads were best on {swept[0].title}; the bundle cannot be written: {error.strerror}",)
+        return replace(result, remarks=(*result.remarks, *said))
     said = (f"the bundle now starts {threads} threads, as measured on {swept[0].title}",)
-    return replace(result, remarks=(*result.remarks, *said))
+    sealed = {**result.bundle, "digest": manifest.read(bundle).manifest["digest"]}
+    return replace(result, bundle=sealed, remarks=(*result.remarks, *said))
 
 
 def is_target(target: str, run: DeviceRun) -> bool:
-    """Whether a run was made on the board of this name: boards say what they are as their profiles are titled."""
+    """Whether a run was made on the board of this name.
+
+    A profile that `devices add` wrote holds what its board calls itself; others are titled as their boards do. Phones
+    are targets by class, and none of them says of which class it is: `wanted` decides there.
+    """
     scheme = run.link.partition("://")[0]
     if target in ITSELF:
         return scheme == ITSELF[target]
-    named = [device for device in catalog.devices() if device.name == target]
-    names = [name for device in named for name in (device.title.partition(" (")[0], *device.aliases)]
-    machine = str(run.environment.get("machine", ""))
-    return any(re.search(rf"\b{re.escape(name)}\b", machine, re.IGNORECASE) for name in names)
+    machine = _words(str(run.environment.get("machine", "")))
+    for device in (device for device in catalog.devices() if device.name == target):
+        if device.machine is not None:
+            return machine == _words(device.machine)
+        names = map(_words, (device.title.partition(" (")[0], *device.aliases))
+        return any(re.search(rf"\b{re.escape(name)}\b", machine) for name in names)
+    return False
+
+
+def _words(name: str) -> str:
+    """A name as it is compared: Linux calls a Model B+ "Model B Plus", and chips carry marks like (R)."""
+    return " ".join(re.sub(r"\((?:r|tm)\)", " ", name.casefold()).replace("+", " plus").split())

@@ -23,6 +23,15 @@ for commands in (students.app, boards.app, devices.app, measuring.app):
     app.add_typer(commands)
 
 
+KEPT = {
+    **dict.fromkeys(
+        ("build", "distill", "export", "label", "evaluate"), "; what is finished is kept, and the same command goes on"
+    ),
+    "bench": "; a benchmark writes its result when all rounds are taken, so the same command measures again",
+}
+"""What is true of a command that was stopped; of the others there is nothing to say."""
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"edgedistill {__version__}")
@@ -52,5 +61,6 @@ def main() -> None:
 
 
 def _stop(number: int, _: Any) -> None:
-    print("\nedgedistill: stopped; the same command goes on from here", file=sys.stderr)
+    said = KEPT.get("".join(sys.argv[1:2]), "")  # the command stands first
+    print(f"\nedgedistill: stopped{said}", file=sys.stderr)
     sys.exit(128 + number)

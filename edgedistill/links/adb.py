@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import re
 import secrets
 import shlex
@@ -28,7 +27,7 @@ from typing import Any
 
 from edgedistill.errors import EngineCrashed, InputError, MissingExtra, StageError
 from edgedistill.links import arm64_root, local, phone, remote
-from edgedistill.links.link import Facts, PythonLink, refusal
+from edgedistill.links.link import Facts, PythonLink, parsed, refusal
 from edgedistill.store import ENTRY, digest, file_sha256, hashes
 
 ADDRESS = re.compile(r"adb://(?P<serial>[A-Za-z0-9][A-Za-z0-9._:-]{0,127})")
@@ -43,9 +42,19 @@ RUN = """
 files=$1
 cd "$2" || exit 1
 shift 2
-env "$@" </dev/null >"$files/out" 2>"$files/err"
+env "$@" </dev/null >"$files/out" 2>"$files/err" & child=$!
+echo $child >"$files/pid"
+wait $child
 """
-"""Arguments: the folder of the call, one to work in, and a command."""
+"""Arguments: the folder of the call, one to work in, and a command. Where the call ends before the command does, `END`
+ends that, too: on a phone it would go on otherwise."""
+END = """
+for pid in "$1/pid" "$1"/*/pid; do
+  [ -f "$pid" ] && kill -9 "$(cat "$pid")"
+done
+rm -rf "$1" "$1.tar"
+"""
+"""Argument: the folder of a call or of a session. Nobody but this link makes files of these names."""
 
 
 class Adb(PythonLink):
@@ -75,6 +84,7 @@ class Adb(PythonLink):
         self._root, self._runs = "", False
         self._session = f"{phone.FOLDER}/session-{secrets.token_hex(8)}"
         self._calls = 0
+        self._wrote = False
         self._lying: dict[Path, str] = {}
 
     def look(self, bundle: Path | None = None) -> Facts:
@@ -114,6 +124,13 @@ class Adb(PythonLink):
             self._lying[folder] = place
         return self._lying[folder]
 
+    def forget(self, folder: Path) -> None:
+        """Removes it there, where the link still holds."""
+        place = self._lying.pop(folder, None)
+        if place is not None:
+            with contextlib.suppress(StageError), self._linked("tidied up"):
+                self._shell('rm -rf "$1"', place)
+
     def python(
         self, arguments: Sequence[str], *, where: str, files: Mapping[str, bytes], timeout_s: float, threads: int
     ) -> str:
@@ -125,27 +142,36 @@ class Adb(PythonLink):
         """
         self._ready()
         self._calls += 1
+        self._wrote = True
         place = f"{self._session}/{self._calls}"
         settings = {**remote.threads_environment(threads), **phone.environment(self._root)}
         command = phone.started(self._root, [argument.replace("{files}", place) for argument in arguments])
-        with self._linked("in the middle of a cell; nothing of the cell is kept"):
-            self._do('mkdir -p "$1"', place)
-            for name, content in files.items():
-                self._device.sync.push(content, f"{place}/{name}")
-            named = [f"{name}={value}" for name, value in settings.items()]
-            status, said = self._shell(RUN, place, where, *named, *command, timeout_s=timeout_s)
-            out, err = (self._device.sync.read_bytes(f"{place}/{name}") for name in ("out", "err"))
-            self._do('rm -rf "$1"', place)
+        try:
+            with self._linked("in the middle of a cell; nothing of the cell is kept"):
+                self._do('mkdir -p "$1"', place)
+                for name, content in files.items():
+                    self._device.sync.push(content, f"{place}/{name}")
+                named = [f"{name}={value}" for name, value in settings.items()]
+                status, said = self._shell(RUN, place, where, *named, *command, timeout_s=timeout_s)
+                out, err = (self._device.sync.read_bytes(f"{place}/{name}") for name in ("out", "err"))
+                self._do('rm -rf "$1"', place)
+        except BaseException:  # a key that was pressed, too
+            self._end(place)
+            raise
         if status == 0:
             return str(out.decode(errors="replace"))
         words = (err.decode(errors="replace").strip() or said.strip())[-local.LAST_WORDS :] or "it said nothing"
         raise remote.died(self.title, status, words)
 
     def close(self) -> None:
-        """Removes what belonged to this session there."""
-        if self._calls:
-            with contextlib.suppress(StageError), self._linked("tidied up"):  # what is gone cannot be tidied up
-                self._do('rm -rf "$1"', self._session)
+        """Ends and removes what belonged to this session there."""
+        if self._wrote:
+            self._end(self._session)
+
+    def _end(self, place: str) -> None:
+        """Ends what was started in a folder there, and removes it; what is gone cannot be tidied up."""
+        with contextlib.suppress(StageError), self._linked("tidied up"):
+            self._shell(END, place)
 
     @property
     def _device(self) -> Any:
@@ -208,6 +234,7 @@ class Adb(PythonLink):
                     with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as packed:
                         for name in names:
                             packed.add(base / name, name, recursive=False)
+                    self._wrote = True
                     self._do('mkdir -p "$1"', phone.FOLDER)
                     self._device.sync.push(archive, f"{self._session}.tar")
                 self._do(UNPACK, self._root, f"{self._session}.tar", timeout_s=PUSH_S)
@@ -219,8 +246,7 @@ class Adb(PythonLink):
     def _hashes(self, place: str) -> Mapping[str, str]:
         command = phone.started(self._root, ["-I", "-S", "-c", remote.HASHES, place, ENTRY])
         named = [f"{name}={value}" for name, value in phone.environment(self._root).items()]
-        found: Mapping[str, str] = json.loads(self._do('env "$@"', *named, *command, timeout_s=PUSH_S))
-        return found
+        return parsed(self._do('env "$@"', *named, *command, timeout_s=PUSH_S), self.title)
 
     def _send(self, folder: Path, place: str, files: Mapping[str, str]) -> None:
         for _ in range(TRIES):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgedistill.links.link import Facts, Problem
-from edgedistill.links.remote import first_number, megabytes
+from edgedistill.links.remote import first_number, megabytes, of_clock
 
 CACHE = ".cache/edgedistill"
 """Below the home folder there: all that a link ever writes."""
@@ -37,6 +37,7 @@ for name in "$HOME/{VENV}/bin/python" python3.11 python3.12 python3.13 python3.1
   path=$(command -v "$name") || continue
   said=$("$path" -B -c "$1" "$2" "$3")
   right=$?
+  said=$(printf '%s\n' "$said" | grep '^{{' | tail -n 1)
   [ -n "$said" ] && say python "$path" && say probe "$said"
   [ $right = 0 ] && break
 done
@@ -46,7 +47,8 @@ exit 0
 SERVED = {"aarch64", "arm64", "x86_64", "amd64"}
 """What the engines have packages for. Numpy alone is had on others, too."""
 OLDEST = (3, 11)
-DAY_S = 86400.0
+HOT_C = 80.0
+"""Where a Raspberry Pi begins to slow down; others do so a little later."""
 ROOM = 1.1
 """Of the bundle's size that must be free."""
 
@@ -82,11 +84,18 @@ class Interpreter:
 
 def interpreter(told: Mapping[str, Sequence[str]], pins: Mapping[str, str | None]) -> Interpreter | None:
     """The Python to run: of those that are new enough the one that lacks least; None where there is none at all."""
-    found = [
-        Interpreter(path=path, **json.loads(probe) | {"version": tuple(json.loads(probe)["version"])})
-        for path, probe in zip(told.get("python", ()), told.get("probe", ()), strict=True)
-    ]
+    probed = zip(told.get("python", ()), told.get("probe", ()), strict=False)
+    found = [one for path, probe in probed if (one := _probed(path, probe)) is not None]
     return min(found, key=lambda one: (one.version < OLDEST, len(one.lacks(pins))), default=None)
+
+
+def _probed(path: str, probe: str) -> Interpreter | None:
+    """What a Python said of itself; None where that is something else, and it is no Python to trust."""
+    try:
+        said = json.loads(probe)
+        return Interpreter(path=path, **said | {"version": tuple(said["version"])})
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def facts(told: Mapping[str, Sequence[str]], python: Interpreter | None, *, now: float) -> Facts:
@@ -132,7 +141,8 @@ def problems(
     return [
         *_of_python(python, found, pins, by_hand),
         *_of_space(told, found, needed_bytes, by_hand),
-        *_of_clock(found, by_hand),
+        *of_clock(found, f"{by_hand} sudo timedatectl set-ntp true, or sudo date -s @$(date +%s)"),
+        *_of_heat(found),
     ]
 
 
@@ -168,9 +178,9 @@ def _of_space(told: Mapping[str, Sequence[str]], found: Facts, needed_bytes: flo
     return [Problem(what=what, remedy=f"{by_hand} rm -rf {CACHE}/bundles (older bundles), or make room otherwise")]
 
 
-def _of_clock(found: Facts, by_hand: str) -> list[Problem]:
-    offset = found["clock_offset_s"]
-    if offset is None or abs(offset) < DAY_S:
+def _of_heat(found: Facts) -> list[Problem]:
+    warm = found["temperature_c"]
+    if warm is None or warm < HOT_C:
         return []
-    what = f"its clock is {abs(offset) / DAY_S:,.0f} days {'behind' if offset < 0 else 'ahead'}"
-    return [Problem(what=what, remedy=f"{by_hand} sudo timedatectl set-ntp true, or sudo date -s @$(date +%s)")]
+    what = f"it is {warm:.0f} °C hot, and a board slows itself down from {HOT_C:.0f} °C on"
+    return [Problem(what=what, remedy="let it cool down, end what keeps it busy, or give it a heat sink or a fan")]

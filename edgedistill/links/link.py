@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from edgedistill.errors import StageError
+from edgedistill.errors import EngineCrashed, StageError
 from edgedistill.types import Cell, Kind, What
 
 Facts = Mapping[str, Any]
@@ -22,6 +22,7 @@ Facts = Mapping[str, Any]
 
 TIMEOUT_PER_ROW_S = 20.0
 LONGEST_S = 3600.0
+LAST_WORDS = 500
 EVERYTHING: frozenset[What] = frozenset({"timing", "memory", "answers", "writing"})
 
 
@@ -39,6 +40,23 @@ def refusal(device: str, problems: Iterable[Problem]) -> StageError:
     return StageError(
         f"{device} is not ready; nothing was copied there:\n{listed}", hint="mend these, then start again"
     )
+
+
+def parsed(out: str, device: str) -> Mapping[str, Any]:
+    """What a program on a device answered: the last line that is a JSON object; engines print beside it.
+
+    Raises:
+        EngineCrashed: there is none.
+    """
+    for line in reversed(out.splitlines()):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict):
+            return found
+    said = out.strip()[-LAST_WORDS:] or "nothing"
+    raise EngineCrashed(f"Python on {device} ended well and gave no answer; it said: {said}")
 
 
 class Link(ABC):
@@ -100,6 +118,10 @@ class PythonLink(Link):
             Where they lie, in the device's own words.
         """
 
+    def forget(self, folder: Path) -> None:
+        """Removes what `put` made of a folder there: for folders that no later run asks for."""
+        return
+
     @abstractmethod
     def python(
         self, arguments: Sequence[str], *, where: str, files: Mapping[str, bytes], timeout_s: float, threads: int
@@ -132,5 +154,4 @@ class PythonLink(Link):
             timeout_s=max(LONGEST_S, TIMEOUT_PER_ROW_S * len(texts)),
             threads=cell.threads,
         )
-        found: Mapping[str, Any] = json.loads(out)
-        return found
+        return parsed(out, self.title)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgedistill.links import arm64_root
 from edgedistill.links.link import Facts, Problem
-from edgedistill.links.remote import first_number, megabytes
+from edgedistill.links.remote import first_number, megabytes, of_clock
 from edgedistill.store import digest
 
 FOLDER = "/data/local/tmp/edgedistill"
@@ -16,6 +16,8 @@ FOLDER = "/data/local/tmp/edgedistill"
 ABI = "arm64-v8a"
 ROOT_BYTES = 300_000_000
 ROOM = 1.1
+HOT_C = 45.0
+"""Of the battery; Android has no one limit, and phones act between 40 and 50 °C."""
 NO_SPACE = "No space left on device"
 MAKE_ROOM = f"adb shell rm -rf {FOLDER} (all of edgedistill there), or make room otherwise"
 LOADER = "lib/ld-linux-aarch64.so.1"
@@ -167,6 +169,11 @@ def problems(
     if free is not None and free < ROOM * needed_bytes:
         what = f"no space: {megabytes(free)} free, and {megabytes(ROOM * needed_bytes)} are needed in {FOLDER}"
         listed.append(Problem(what=what, remedy=MAKE_ROOM))
+    listed += of_clock(found, "set date and time to automatic in its settings")
+    warm = found["temperature_c"]
+    if warm is not None and warm >= HOT_C:
+        what = f"its battery is {warm:.0f} °C hot, and a phone slows itself down from about {HOT_C:.0f} °C on"
+        listed.append(Problem(what=what, remedy="let it cool down, out of its case and the sun, and not charging fast"))
     return listed
 
 

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from edgedistill.errors import EngineCrashed
+from edgedistill.links.link import Facts, Problem
 
 REQUIREMENTS = "requirements.txt"
 KNOWN = ("onnxruntime", "onnxruntime-genai", "llama-cpp-python", "numpy", "tokenizers")
 MODULES: Mapping[str, str] = {"llama-cpp-python": "llama_cpp", "onnxruntime-genai": "onnxruntime_genai"}
 """What a package is imported as, where that is not its name."""
 BY_SIGNAL = 128
+DAY_S = 86400.0
 PROBE = """
 import json, struct, sys
 pins, modules = json.loads(sys.argv[1]), json.loads(sys.argv[2])
@@ -87,6 +89,15 @@ def first_number(values: Iterable[str]) -> float | None:
             except ValueError:
                 continue
     return None
+
+
+def of_clock(found: Facts, remedy: str) -> list[Problem]:
+    """A clock that is far off: times in what a device writes would mislead, and certificates there are not valid."""
+    offset = found["clock_offset_s"]
+    if offset is None or abs(offset) < DAY_S:
+        return []
+    what = f"its clock is {abs(offset) / DAY_S:,.0f} days {'behind' if offset < 0 else 'ahead'}"
+    return [Problem(what=what, remedy=remedy)]
 
 
 def megabytes(number: float) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from edgedistill.errors import EngineCrashed, StageError
 from edgedistill.links import board, local, openssh, remote
-from edgedistill.links.link import Facts, PythonLink, refusal
+from edgedistill.links.link import Facts, PythonLink, parsed, refusal
 from edgedistill.links.local import Ended
 from edgedistill.store import ENTRY, digest, hashes
 
@@ -42,6 +42,7 @@ OF_THE_LINE = {10, 12, 30, 35, CUT}
 NO_SPACE = "No space left on device"
 THERE = "device"
 """The host's name for commands that go through the connection: it stands for nothing."""
+FORGET = 'rm -rf "$1"'
 REMOVE = 'rm -rf "$1"; rmdir "$(dirname "$1")"'
 STORE = 'mkdir -p "$1" && cat >"$1/$2"'
 CELL = """
@@ -115,6 +116,13 @@ class Ssh(PythonLink):
             self._lying[folder] = f"{self._told['home'][0]}/{place}"
         return self._lying[folder]
 
+    def forget(self, folder: Path) -> None:
+        """Removes it there, where the link still holds."""
+        place = self._lying.pop(folder, None)
+        if place is not None:
+            with contextlib.suppress(EngineCrashed):  # the device hangs, and it stays there
+                self._run(FORGET, place)
+
     def python(
         self, arguments: Sequence[str], *, where: str, files: Mapping[str, bytes], timeout_s: float, threads: int
     ) -> str:
@@ -180,7 +188,11 @@ class Ssh(PythonLink):
             try:
                 ended = self._local(["ssh", "-f", "-N", *way, *self._target.argv])
             except EngineCrashed as error:
-                raise StageError(error.message, hint="install OpenSSH's client: apt install openssh-client") from error
+                if isinstance(error.__cause__, OSError):
+                    hint = "install OpenSSH's client: apt install openssh-client"
+                else:
+                    hint = f"is it switched on, and not too busy? Try `{self._target.typed}`"
+                raise StageError(f"no connection to {self.title}: {error.message}", hint=hint) from error
             if ended.status == 0:
                 return
             why = openssh.explained(ended.err, self._target)
@@ -245,10 +257,8 @@ class Ssh(PythonLink):
         return StageError(f"a command on {self.title} ended with {ended.how}")
 
     def _hashes(self, place: str) -> Mapping[str, str]:
-        found: Mapping[str, str] = json.loads(
-            self._done('"$@"', self._python, "-I", "-S", "-c", remote.HASHES, place, ENTRY, timeout_s=CHECK_S)
-        )
-        return found
+        out = self._done('"$@"', self._python, "-I", "-S", "-c", remote.HASHES, place, ENTRY, timeout_s=CHECK_S)
+        return parsed(out, self.title)
 
     def _send(self, folder: Path, place: str, files: Mapping[str, str]) -> None:
         """Files that were cut are gone on with; what lies there is only used when all of it is right."""

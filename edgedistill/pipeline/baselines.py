@@ -126,27 +126,33 @@ def _inputs(request: Request, folder: Path, recipes: Sequence[Recipe]) -> dict[s
     }
 
 
-def compared(result: Result, found: Baselines, request: Request) -> Result:
-    """A benchmark with the ratios to its baselines, and what a thousand of the teacher's answers cost."""
-    return replace(
-        result,
-        ratios=baseline.ratios(result.runs),
-        teacher_cost=teacher_cost(request),
-        remarks=(*result.remarks, *found.remarks),
-    )
+def compared(result: Result, found: Baselines) -> Result:
+    """A benchmark with the ratios to its baselines."""
+    return replace(result, ratios=baseline.ratios(result.runs), remarks=(*result.remarks, *found.remarks))
 
 
-def teacher_cost(request: Request) -> float | None:
-    """US dollars for 1,000 answers, from what labelling the rows of this configuration cost.
+def teacher_cost(bundle: Path) -> float | None:
+    """US dollars for 1,000 answers of the teacher, from what labelling the rows of a bundle cost.
 
-    The ledger counts every answer that was ever paid for with the price that was in force, so an answer that came from
-    the journal is neither forgotten nor paid twice. None where no teacher is an endpoint with a price.
+    The build's report beside the bundle holds the ledger of its rows; without one, the rows may still lie there. The
+    ledger counts every answer that was ever paid for with the price that was in force, so an answer that came from the
+    journal is neither forgotten nor paid twice. None where no teacher is an endpoint with a price.
     """
+    beside = bundle.absolute().parent
+    report = _read(beside / f"{bundle.absolute().name}.json").get("data")
+    ledger = report.get("labelling") if isinstance(report, dict) else None
+    if ledger is None:
+        ledger = _read(beside / f"{manifest.read(bundle).manifest['name']}-rows" / LEDGER)
     try:
-        ledger = json.loads((request.out / f"{request.name}-rows" / LEDGER).read_text(encoding="utf-8"))
+        paid = [one for one in ledger["teachers"].values() if one["usd"] and one["answered"]]
+        return 1000 * sum(float(one["usd"]) for one in paid) / sum(int(one["answered"]) for one in paid)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):  # nothing of ours, or nothing paid
+        return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    paid = [one for one in ledger["teachers"].values() if one["usd"] and one["answered"]]
-    if not paid:
-        return None
-    return 1000 * sum(float(one["usd"]) for one in paid) / sum(int(one["answered"]) for one in paid)
+        return {}
+    return found if isinstance(found, dict) else {}

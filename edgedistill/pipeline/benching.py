@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,13 +13,14 @@ from typing import Any
 from edgedistill import catalog
 from edgedistill.bench import compare as comparing
 from edgedistill.bench import harness, loadgen, results, rows
+from edgedistill.bench.baseline import Host
 from edgedistill.bench.course import HERE, of_bundle
 from edgedistill.bundle import manifest
 from edgedistill.bundle.threads import write
 from edgedistill.config import read_request
 from edgedistill.errors import InputError
 from edgedistill.links import address
-from edgedistill.pipeline.baselines import Baselines, baselines, compared
+from edgedistill.pipeline.baselines import Baselines, baselines, compared, teacher_cost
 from edgedistill.pipeline.exporting import RECORD
 from edgedistill.pipeline.prepare import check_out
 from edgedistill.report import bench_page
@@ -58,7 +60,7 @@ class Benching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benched:
-    """A result, what it is against an earlier one, and the page that shows both."""
+    """A result, what it is against an earlier one, and the page that shows both; beside it lies the result."""
 
     result: Result
     comparisons: tuple[Comparison, ...]
@@ -102,7 +104,7 @@ def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched
     earlier = None if asked.against is None else results.read(asked.against)
     with ExitStack() as stack:
         links = [stack.enter_context(address.connect(one)) for one in addresses]
-        host = None if HERE in addresses else stack.enter_context(address.connect(HERE))
+        host = None if HERE in addresses else Host(stack.enter_context(address.connect(HERE)), bundle)
         entrants = [of_bundle(bundle, link) for link in links]
         known = Baselines(entrants=())
         if asked.teacher is not None:
@@ -113,31 +115,69 @@ def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched
         entrants += known.entrants
         progress = watch.begin("bench")
         result = harness.bench(bundle, entrants, texts, settings, threads=fixed, host=host, progress=progress)
+        result = replace(result, teacher_cost=teacher_cost(bundle))
+        # Where no earlier result is named, the one that lies there is the history; it is read before it is replaced.
+        file = _place(result, bundle, out, asked.against)
+        history = earlier or _lying(file)
+        _save(result, file)  # minutes of measuring: nothing that goes wrong from here on costs them
         if asked.teacher is not None:
-            result = compared(result, known, request)
+            result = compared(result, known)
         if asked.mlperf:
             result = loadgen.added(result, bundle, texts.texts, progress=watch.begin("mlperf"))
     result = write(bundle, result, wanted=asked.write_threads)
+    _save(result, file)
     found = () if earlier is None else comparing.compare(earlier, result)
-    return Benched(result=result, comparisons=found, page=_save(result, bundle, out, earlier, found))
+    page = _show(result, file, history, found if history is earlier else None, _alternatives(bundle))
+    return Benched(result=result, comparisons=found, page=page)
 
 
-def _save(result: Result, bundle: Path, out: Path, earlier: Result | None, found: Sequence[Comparison]) -> Path:
-    """Writes the result, its page and its Markdown twin; returns the page.
+def _place(result: Result, bundle: Path, out: Path, against: Path | None) -> Path:
+    """The file of a result: NAME.bench.json, unless something better would be lost there.
 
-    Where no earlier result is named, the one that lies there is the history.
+    A result that another is held against stays what it is, so that measuring again compares with it again: the new one
+    has its time in its name. Where no device could be measured, the last good result stays as well.
     """
-    file = out / (bundle.absolute().name + results.SUFFIX)
-    if earlier is None and file.exists():
-        try:
-            earlier = results.read(file)
-            found = comparing.compare(earlier, result)
-        except InputError:
-            earlier = None  # of another version; it is replaced
-    rest: dict[str, Any] = {"comparisons": found, "alternatives": _alternatives(bundle)}
+    name = bundle.absolute().name
+    file = out / (name + results.SUFFIX)
+    if not any(run.taken for run in result.runs):
+        return out / f"{name}.failed{results.SUFFIX}"
+    if against is not None and file.exists() and file.samefile(against):
+        return out / f"{name}.{re.sub('[^0-9]', '', result.created)[:14]}{results.SUFFIX}"
+    return file
+
+
+def _lying(file: Path) -> Result | None:
+    try:
+        return results.read(file) if file.exists() else None
+    except InputError:
+        return None  # of another version; it is replaced
+
+
+def _save(result: Result, file: Path) -> None:
     with disk_errors(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
         results.write(result, file)
+
+
+def _show(
+    result: Result,
+    file: Path,
+    earlier: Result | None,
+    found: Sequence[Comparison] | None,
+    alternatives: Sequence[Any],
+) -> Path:
+    """Writes a result's page and its Markdown twin; returns the page.
+
+    Args:
+        found: what the result is against the earlier one; None compares them here.
+    """
+    if found is None:
+        try:
+            found = () if earlier is None else comparing.compare(earlier, result)
+        except InputError:
+            earlier, found = None, ()
+    rest: dict[str, Any] = {"comparisons": found, "alternatives": alternatives}
+    with disk_errors(file.parent):
         page = file.with_suffix(".html")
         write_atomically(page, bench_page.page(result, earlier, **rest).encode())
         write_atomically(file.with_suffix(".md"), bench_page.markdown(result, earlier, **rest).encode())

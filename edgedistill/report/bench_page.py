@@ -8,7 +8,7 @@ from typing import Any
 
 from edgedistill.report import bench_history, bench_panels, bench_tables, bench_validity, pareto
 from edgedistill.report import page as pages
-from edgedistill.report.blocks import MISSING, Cell, Figure, Page, Panel, Section, label
+from edgedistill.report.blocks import MISSING, Cell, Figure, Page, Panel, Section, label, within
 from edgedistill.report.figures import date, interval, is_exact, number, shown
 from edgedistill.report.markdown import text
 from edgedistill.report.runs import (
@@ -105,7 +105,7 @@ def verdict(result: Result, head: Column | None) -> str:
         size, kept = found.get(("size", who)), found.get(("accuracy", who))
         said = [_times(ratio) for ratio in (speed, size) if ratio is not None]
         if said:
-            held = "" if kept is None else f", keeping {shown(kept.estimate, 'share')} of its accuracy"
+            held = "" if kept is None else f", keeping {shown(kept.estimate, 'share')} of its {within(head.metric)}"
             sure_ = "" if kept is None or is_exact(kept.estimate) else f" ({interval(kept.estimate, 'share')})"
             return capital(f"{' and '.join(said)} than {WHO[who]}{held}{sure_}.")
     told = ", ".join(f"{figure.value.text} {figure.title.lower()}" for figure in _figures(head)[:3])
@@ -141,7 +141,7 @@ def _figures(head: Column | None) -> tuple[Figure, ...]:
         speed = [("A text, p50", "latency"), ("In batches", "throughput")]
     fast = [Figure(title=title, value=_first(head, name)) for title, name in speed]
     accuracy, kept = head.run.accuracy, head.find("answers_equal")
-    good = Figure(title="Accuracy", value=_none() if accuracy is None else estimate_cell(accuracy, "share"))
+    good = Figure(title=label(head.metric), value=_none() if accuracy is None else estimate_cell(accuracy, "share"))
     if accuracy is None and isinstance(kept, Measurement):
         good = Figure(title="Answers equal to the host's", value=_first(head, "answers_equal"))
     big = Figure(title="File", value=Cell(text=number(head.run.file_bytes, "bytes"), note="exact"))
@@ -209,9 +209,11 @@ def _trade_offs(
     if head is not None and len(here) > 1:
         contenders = pareto.marked([_contestant(run, unit) for run in here], unit=unit)
         title = f"Size, accuracy and speed on {head.place}"
-        panels.append(pareto.panel(title, contenders, unit=unit, metric="Accuracy", note=f"{label(head.kind)}."))
+        panels.append(
+            pareto.panel(title, contenders, unit=unit, metric=label(head.metric), note=f"{label(head.kind)}.")
+        )
         caption = f"Contenders on {head.place}, {head.kind}"
-        tables.append(pareto.front(caption, contenders, unit=unit, metric="Accuracy"))
+        tables.append(pareto.front(caption, contenders, unit=unit, metric=label(head.metric)))
     if alternatives:
         others = pareto.of_alternatives(alternatives)
         note = "Measured when the files were made, on the machine that made them, with one thread."

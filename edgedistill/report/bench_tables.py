@@ -138,11 +138,11 @@ def _rows(of: Sequence[Column]) -> Iterator[tuple[str, Find]]:
     """The rows of a table of devices: every figure that any of its runs speaks of, energy always."""
     spoken = {item.name for column in of for item in column.run.measurements}
     yield "Size of the file", _size
-    yield "Accuracy", _accuracy
+    yield label(of[0].metric if of else "accuracy"), _accuracy
     if "answers_equal" in spoken:
         yield label("answers_equal"), of_median("answers_equal")
     writes = bool(by_length(of))
-    others = sorted(name for name in spoken if "@" not in name and name not in (*ORDER, "answers_equal"))
+    others = sorted(name for name in spoken if "@" not in name and name not in (*ORDER, "answers_equal", "accuracy"))
     for name in (*ORDER, *others):
         if name == "latency" and (name in spoken or not writes):
             for which in ("p50", "p90", "p99"):
@@ -159,9 +159,10 @@ def _size(column: Column) -> Cell | NotMeasured:
 
 
 def _accuracy(column: Column) -> Cell | NotMeasured:
-    if column.run.accuracy is None or not column.own:
-        return NotMeasured(name="accuracy", reason="no answers were judged in this run")
-    return estimate_cell(column.run.accuracy, "share")
+    if column.run.accuracy is not None and column.own:
+        return estimate_cell(column.run.accuracy, "share")
+    told = (one for one in column.run.measurements if one.name == "accuracy" and isinstance(one, NotMeasured))
+    return next(told, NotMeasured(name="accuracy", reason="no answers were judged in this run"))
 
 
 def _count(column: Column) -> Cell | NotMeasured:

@@ -46,12 +46,13 @@ _COLORS: Mapping[Contender, str] = {"teacher": "teacher", "teacher exported": "s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """The figures of one kind of one run. `place` is its device for sentences and charts."""
+    """The figures of one kind of one run. `place` is its device for sentences and charts, `metric` what is right."""
 
     run: DeviceRun
     kind: Kind
     color: str
     place: str
+    metric: str = "accuracy"
     _quantiles: dict[str, list[tuple[str, Estimate | None]]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -165,7 +166,11 @@ def columns(result: Result) -> tuple[Column, ...]:
         color = _COLORS.get(run.contender) or _BUNDLE_COLORS[bundles % len(_BUNDLE_COLORS)]
         bundles += run.contender == "bundle"
         others = [item.kind for item in run.measurements if isinstance(item, Measurement) and item.kind != run.kind]
-        found += [Column(run=run, kind=kind, color=color, place=place) for kind in (run.kind, *dict.fromkeys(others))]
+        metric = result.workload.get("metric") or "accuracy"
+        found += [
+            Column(run=run, kind=kind, color=color, place=place, metric=metric)
+            for kind in (run.kind, *dict.fromkeys(others))
+        ]
     return tuple(found)
 
 

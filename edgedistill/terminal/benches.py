@@ -21,7 +21,7 @@ def result_tables(result: Result) -> list[RenderableType]:
     """One table a run, with the thread counts that were tried, and what a reader should know."""
     found: list[RenderableType] = []
     for run in result.runs:
-        found += _run(run)
+        found += _run(run, result.workload.get("metric") or "accuracy")
     return [*found, *(Text(f"note: {remark}") for remark in result.remarks)]
 
 
@@ -51,7 +51,7 @@ def _ratio(one: Comparison) -> tuple[str, str]:
     return f"{found.value:.3f}", "" if found.low == found.high else f"{found.low:.3f}–{found.high:.3f}"
 
 
-def _run(run: DeviceRun) -> Iterator[RenderableType]:
+def _run(run: DeviceRun, metric: str) -> Iterator[RenderableType]:
     who = "" if run.contender == "bundle" else f", {run.contender}"
     threads = run.in_effect["threads"]
     title = f"{run.title}{who}: {value_of(run.file_bytes, 'bytes')}, {run.engine}, threads: {threads}, {run.kind}"
@@ -64,7 +64,7 @@ def _run(run: DeviceRun) -> Iterator[RenderableType]:
             _add(table, figure)
     if run.accuracy is not None:
         low, high = run.accuracy.low, run.accuracy.high
-        table.add_row("accuracy", f"{run.accuracy.value:.1%}", f"{low:.1%}–{high:.1%}", "", "")
+        table.add_row(metric.replace("_", " "), f"{run.accuracy.value:.1%}", f"{low:.1%}–{high:.1%}", "", "")
     yield table if table.row_count else Text(title, "bold")
     if len(run.sweep) > 1:
         yield _sweep(run)

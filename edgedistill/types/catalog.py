@@ -24,6 +24,7 @@ class Device:
     """A target: what it computes with, how much it holds, and what a user expects of it.
 
     `storage_bandwidth_bytes_s` is how fast weights that do not fit into memory are read; None where nobody measured it.
+    `machine` is what the board calls itself over a link; None where nobody asked one.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Device:
     sources: Mapping[str, str]
     notes: tuple[str, ...]
     storage_bandwidth_bytes_s: float | None = None
+    machine: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,8 @@ class Taken:
     Attributes:
         cell: what the process was asked for.
         round: counted from 0.
-        samples: times in ms, memory in bytes; of answers, what was said a row, and 1 where it is the row's own label.
+        samples: times in ms, memory in bytes; of answers, what was said a row, and 1 where it is the row's own label
+            (of readers, token F1).
     """
 
     cell: Cell
@@ -69,7 +70,8 @@ class DeviceRun:
         stable: False when a rule of the protocol was broken; `reasons` says which and by how much.
         reasons: what broke which rule.
         measurements: every figure, or why there is none.
-        accuracy: share of the rows that are answered as they are labelled.
+        accuracy: share of the rows that are answered as they are labelled; of readers, token F1, as `metric` of the
+            workload says.
         sweep: for each number of threads, `threads`, `latency_ms` (or `decode_tokens_s`), `low` and `high`.
         taken: raw samples, so that a stranger can compute everything again.
     """
@@ -119,7 +121,8 @@ class Result:
         version: of edgedistill.
         created: UTC, ISO 8601.
         bundle: name, target, task, recipe, digest, engine and its version.
-        workload: the settings by name, `texts` that were timed and `texts_sha256` of them.
+        workload: the settings by name, `texts` that were timed, `texts_sha256` of them, and `metric`: what `accuracy`
+            of a run is, null where the rows do not say what is right.
         runs: one a contender and device.
         ratios: bundle against baselines.
         teacher_cost: US dollars for 1,000 answers, where the teacher is an endpoint with prices.

@@ -193,6 +193,24 @@ def test_a_teacher_that_does_not_fit_is_told_with_the_arithmetic(bundle: Path, t
     assert (there.contender, there.title, there.file_bytes) == ("teacher exported", "teacher, onnx-fp32", 1002)
 
 
+def test_here_the_exported_teacher_answers_in_the_order_that_devices_answer_in(bundle: Path, tmp_path: Path) -> None:
+    exported = _bundle(tmp_path / "teacher", LABELS)
+
+    class Machine(Board):
+        def look(self, bundle: Path | None = None) -> Mapping[str, Any]:
+            if bundle is not None and bundle.name == "missing":
+                raise InputError("the engine is not installed")
+            return {}
+
+    host = baseline.Host(Machine(None), bundle)
+    cell = Cell(what="answers")
+    there = baseline.exported_contender(bundle, exported, Board(None)).link.measure(exported, ["a"], cell)
+    assert host.measure(exported, ["a"], cell) == there
+    assert host.measure(bundle, ["a"], cell)["logits"] == [[1.0, 2.0, 3.0]]
+    with pytest.raises(InputError, match="not installed"):
+        host.measure(tmp_path / "missing", ["a"], cell)
+
+
 def test_what_a_system_says_is_free_counts_more_than_what_was_built_in() -> None:
     asked = Here("MemTotal:  4000 kB\nMemAvailable:    1000 kB\n")
     assert baseline.free_bytes(asked, {"ram_bytes": 4_096_000}) == 1_024_000

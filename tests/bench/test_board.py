@@ -37,7 +37,7 @@ def figures(*values: float, by: str = "a product") -> dict[str, Any]:
 
 FOUND = {
     "facts": FACTS,
-    "copy_bytes_s": figures(9.8, 9.9, 10.0, 10.1, 10.3),
+    "read_bytes_s": figures(9.8, 9.9, 10.0, 10.1, 10.3),
     "f32_ops_s": figures(24, 25, 26),
     "int8_ops_s": figures(99, 100, 101),
     "storage_bytes_s": {"reason": "the system keeps 100% of a file in memory"},
@@ -77,11 +77,45 @@ def test_every_value_says_how_it_came_about() -> None:
     assert made.budget["model_bytes"] == 20_000_000  # no more than is free
     assert made.title == 'Raspberry Pi 5[31m "Model B", 4 cores, 4.0 GB'
     assert "keeps 100%" in made.notes[0]
+    assert made.storage_bandwidth_bytes_s is None
+
+
+def test_storage_that_was_read_is_in_the_profile_where_the_predictor_looks() -> None:
+    made = added(FOUND | {"storage_bytes_s": figures(0.089, 0.09, 0.091, by="reading 64 MiB in order")}).device
+    assert made.storage_bandwidth_bytes_s == 90e6
+    assert "reading 64 MiB in order" in made.sources["storage_bandwidth_bytes_s"]
+    assert made.notes == ()
+
+
+def test_what_the_board_calls_itself_is_kept_and_what_went_there_is_not() -> None:
+    class There(Here):
+        lying: Path | None = None
+
+        def look(self, bundle: Path | None = None) -> dict[str, Any]:
+            return {"machine": "Orange Pi 5"}
+
+        def put(self, folder: Path) -> str:
+            self.lying = folder
+            return str(folder)
+
+        def forget(self, folder: Path) -> None:
+            assert folder == self.lying
+            self.lying = None
+
+    for said in (f"a greeting\n{json.dumps(FOUND)}\n", "nothing"):
+        link = There(said)
+        if said == "nothing":
+            with pytest.raises(StageError):
+                board.add("mine", link, force=True)
+        else:
+            assert board.add("mine", link).device.machine == "Orange Pi 5"
+        assert link.asked
+        assert link.lying is None
 
 
 def test_what_is_not_measured_is_assumed_from_the_closest_board_in_proportion() -> None:
     missing = {"reason": "onnxruntime is not installed there"}
-    made = added(FOUND | {"int8_ops_s": missing, "copy_bytes_s": {"reason": "no room"}})
+    made = added(FOUND | {"int8_ops_s": missing, "read_bytes_s": {"reason": "no room"}})
     like = made.closest
     assert like.name == "raspberrypi5"
     assert made.device.gops["int8"].trust == "assumed"

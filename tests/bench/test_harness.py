@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from edgedistill import catalog
 from edgedistill.bench import harness, sweep
@@ -16,6 +18,7 @@ from edgedistill.bench.course import of_bundle
 from edgedistill.bench.rows import Asked
 from edgedistill.errors import InputError
 from edgedistill.links.link import Link
+from edgedistill.terminal.benches import result_tables
 from edgedistill.types import DeviceRun, Measurement, NotMeasured, Result
 from tests.bench.devices import Emulated, Made, bundle
 
@@ -192,9 +195,31 @@ def test_a_model_that_writes_has_figures_for_every_length_of_prompt(tmp_path: Pa
         assert figure(one, f"inter_token@{length}").median == 20
     assert figure(one, "energy").median == 5  # three answers of each of two lengths share 30 J
     assert "token by token" in missing(one)["answers_equal"].reason
+    assert "edgedistill evaluate" in missing(one)["accuracy"].reason
     names = {found.name for found in one.measurements}
     (failed,) = run(made, Made("ssh://a", breaks_at=2), prompt_tokens=(16, 64), new_tokens=8).runs
     assert {found.name for found in failed.measurements} == names
+
+
+def test_a_readers_accuracy_is_its_token_f1_and_is_called_so(tmp_path: Path) -> None:
+    class Reader(Made):
+        def measure(self, bundle: Path, texts: Any, cell: Any) -> Any:
+            found = super().measure(bundle, texts, cell)
+            return {"spans": [[3, 10, 0.9] for _ in texts]} if cell.what == "answers" else found
+
+    made = bundle(tmp_path / "made", task="reader")
+    asked = Asked(texts=(("where", "in red box"),) * 9, references=("the red box",) * 5 + ("red",) * 4)
+    result = harness.bench(made, [of_bundle(made, Reader())], asked, SHORT, threads=1)
+    assert result.workload["metric"] == "token_f1"
+    accuracy = result.runs[0].accuracy
+    assert accuracy is not None
+    assert 2 / 3 < accuracy.value < 1
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as said:
+        for part in result_tables(result):
+            console.print(part)
+    assert "token f1" in said.get()
+    assert "accuracy" not in said.get()
 
 
 def test_a_prompt_that_does_not_fit_says_so_and_the_others_are_measured(tmp_path: Path) -> None:

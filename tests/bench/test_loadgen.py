@@ -13,7 +13,7 @@ import pytest
 
 from edgedistill.bench import loadgen, protocol
 from edgedistill.bundle import assemble
-from edgedistill.errors import EngineCrashed, InputError, MissingExtra
+from edgedistill.errors import EngineCrashed, MissingExtra
 from edgedistill.export.onnx import to_onnx
 from edgedistill.teachers import local
 from edgedistill.types import Cell, DeviceRun, Measurement, NotMeasured, Result, Taken
@@ -151,5 +151,20 @@ def test_its_figures_join_the_run_on_this_machine_with_that_runs_threads_and_say
     assert [len(one.measurements) for one in found.runs] == [0, 2]
     assert "7 s" in found.remarks[0]
     assert "24,576" in found.remarks[0]
-    with pytest.raises(InputError, match="on this machine"):
-        loadgen.added(result_on("ssh://pi@kitchen"), bundle, TEXTS)
+    elsewhere = loadgen.added(result_on("ssh://pi@kitchen"), bundle, TEXTS)
+    assert "was not measured here" in elsewhere.remarks[0]
+
+
+@pytest.mark.parametrize("failure", [EngineCrashed("it died", hint="free memory"), KeyError("result_validity")])
+def test_where_loadgen_fails_what_was_measured_before_stays(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def run(*_: Any, **__: Any) -> dict[str, Any]:
+        raise failure
+
+    monkeypatch.setattr(loadgen, "run", run)
+    (found,) = loadgen.added(result_on("local"), bundle, TEXTS).runs
+    assert found.taken
+    reasons = [one.reason for one in found.measurements if isinstance(one, NotMeasured)]
+    assert len(reasons) == 2
+    assert all(said in reasons[0] for said in failure.args)

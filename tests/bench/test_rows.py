@@ -64,6 +64,15 @@ def test_labels_are_numbers_in_the_bundles_list(tmp_path: Path) -> None:
     assert rows.read(told(labels=["on"]), write(tmp_path, {"text": "a"})).remark is None
 
 
+def test_a_readers_answers_are_judged_by_the_words_they_share_with_the_rows_own(tmp_path: Path) -> None:
+    row = {"question": "where", "context": "it is in the red box", "answer": "the red box"}
+    asked = rows.read(told("reader"), write(tmp_path, row, row, row)).spread(2)
+    assert asked.metric == "token_f1"
+    assert asked.right([[9, 20], [9, 16]]) == [1.0, pytest.approx(2 / 3)]  # of "red box" it said "red"
+    unsaid = rows.read(told("reader"), write(tmp_path, row, {"question": "a", "context": "b"}))
+    assert (unsaid.metric, unsaid.right([[0, 1], [0, 1]])) == (None, None)
+
+
 def test_our_own_rows_stand_in_where_none_are_given() -> None:
     for manifest in (told(), told("reader"), DECODER):
         assert len(rows.read(manifest, None).texts) > 50

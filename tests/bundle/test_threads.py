@@ -45,6 +45,8 @@ def measured(folder: Path, *links: Made) -> Result:
         ("raspberrypi5", "local", "a laptop", True, True),
         ("raspberrypi5", "ssh://pi", "Raspberry Pi 5 Model B Rev 1.0", None, True),
         ("raspberrypi5", "ssh://pi", "Raspberry Pi 4 Model B Rev 1.2", None, False),
+        ("raspberrypi3", "ssh://pi", "Raspberry Pi 3 Model B Plus Rev 1.3", None, True),
+        ("raspberrypi3", "ssh://pi", "Raspberry Pi 3 Model B Rev 1.2", None, False),
         ("x86-n100", "local", "Intel(R) N100, 4 cores", None, True),
         ("browser", "browser://", "", None, True),
     ],
@@ -59,7 +61,37 @@ def test_only_a_run_on_the_target_sets_the_threads(
     chosen = run.in_effect["threads"] if writes else 1
     assert read(folder)["engine"]["threads"] == chosen
     assert bool(told.remarks) == writes
+    assert told.bundle["digest"] == read(folder)["digest"]
     manifest.verify(folder)
+
+
+@pytest.mark.parametrize(("machine", "writes"), [("Orange Pi 5", True), ("Orange Pi 5 Plus", False)])
+def test_a_board_that_was_added_is_known_by_what_it_calls_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, writes: bool
+) -> None:
+    profile = (catalog.ROOT / "devices" / "raspberrypi5.toml").read_text()
+    lines = [line for line in profile.splitlines() if not line.startswith(("title", "aliases"))]
+    (tmp_path / "devices").mkdir()
+    head = ['title = "Orange Pi 5, 8 cores, 8.0 GB"', 'machine = "Orange Pi 5"']
+    (tmp_path / "devices" / "mine.toml").write_text("\n".join(head + lines))
+    monkeypatch.chdir(tmp_path)
+    run = measured(sealed(tmp_path / "made", "mine"), Made("ssh://pi", cores=4)).runs[0]
+    assert threads.is_target("mine", replace(run, environment={"machine": machine})) == writes
+
+
+def test_a_bundle_that_cannot_be_written_costs_a_remark_and_not_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = sealed(tmp_path / "made", "cpu")
+    result = measured(folder, Made(cores=4))
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(manifest, "set_threads", refused)
+    told = threads.write(folder, result, wanted=None)
+    assert "cannot be written: Permission denied" in told.remarks[0]
+    assert told.bundle == result.bundle
 
 
 def test_a_run_that_is_not_to_be_believed_sets_nothing_unless_it_is_asked_to(tmp_path: Path) -> None:

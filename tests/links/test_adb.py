@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,41 @@ def test_a_connection_that_breaks_in_a_cell_leaves_nothing_of_it(there: Phone, b
             answers(link, bundle)
         there.cut_at = ""
         assert len(answers(link, bundle)) == len(TEXTS)
+    assert not any((there.temporary / "edgedistill").glob("session-*"))
+
+
+def running(*words: str) -> Iterator[str]:
+    """Command lines with all of these words in them."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found = path.read_text(errors="replace")
+            if all(word in found for word in words):
+                yield found
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if happened():
+            return
+        time.sleep(0.02)
+    pytest.fail("it never happened")
+
+
+def test_what_takes_too_long_is_ended_there_and_leaves_nothing(there: Phone) -> None:
+    with Adb(f"adb://{SERIAL}") as link:
+        slow = ["-c", "import time; time.sleep(60)", str(there.temporary)]
+        with pytest.raises(EngineCrashed, match="did not answer in time"):
+            link.python(slow, where=TEMPORARY, files={}, timeout_s=0.5, threads=1)
+        wait_for(lambda: not any(running(str(there.temporary), "time.sleep(60)")))
+        assert not any((there.temporary / "edgedistill").rglob("session-*/*"))
+
+
+def test_a_link_that_breaks_while_python_is_sent_leaves_no_archive(there: Phone) -> None:
+    with Adb(f"adb://{SERIAL}") as link:
+        there.cut_at = "tar -xf"
+        with pytest.raises(StageError):
+            link.python(["-c", ""], where=TEMPORARY, files={}, timeout_s=5, threads=1)
+        there.cut_at = ""
     assert not any((there.temporary / "edgedistill").glob("session-*"))
 
 

@@ -94,7 +94,8 @@ def test_memory_is_what_the_program_asked_for_without_the_emulator(tmp_path: Pat
 def test_the_emulators_own_peak_is_not_passed_on() -> None:
     split = {"rss": 1, "anonymous": 1, "file": 0, "swap": 0, "peak": 99}
     found = emulated.without_peak({"process": split, "engine": None, "seconds": 1.0, "conditions": [{}, {}]})
-    assert found == {"process": {**split, "peak": None}, "engine": None, "seconds": 1.0, "conditions": [{}, {}]}
+    rest = {"engine": None, "seconds": 1.0, "conditions": [{}, {}], "reason": emulated.NO_PEAK}
+    assert found == {"process": {**split, "peak": None}, **rest}
 
 
 @pytest.mark.parametrize("address", ["emulated://cortex-m4", "emulated://", "emulated://cortex-a72/x"])

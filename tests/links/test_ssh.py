@@ -112,6 +112,29 @@ def test_without_rsync_scp_brings_the_same_files(
 
 
 @needs_sshd
+def test_what_is_forgotten_is_gone_there(link: Ssh, tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    where = Path(link.put(tmp_path))
+    assert where.is_dir()
+    link.forget(tmp_path)
+    assert not where.exists()
+    assert Path(link.put(tmp_path)) == where
+    link.forget(tmp_path)
+
+
+def test_a_client_that_is_missing_and_one_that_hangs_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cause, words in ((OSError("none"), "apt install openssh-client"), (None, "is it switched on")):
+
+        def ended(*_: object, cause: Exception | None = cause, **__: object) -> None:
+            raise EngineCrashed("it did not work") from cause
+
+        monkeypatch.setattr(ssh.local, "ended", ended)
+        with pytest.raises(StageError) as raised:
+            Ssh("ssh://kitchen")._connect()
+        assert words in str(raised.value.hint)
+
+
+@needs_sshd
 def test_a_file_that_was_changed_there_is_sent_again(link: Ssh, stranger: Ssh, bundle: Path) -> None:
     where = Path(link.put(bundle))
     (where / "model" / "model.safetensors").write_bytes(b"something else")

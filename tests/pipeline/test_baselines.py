@@ -91,25 +91,28 @@ def test_a_recipe_of_another_kind_gives_way_to_the_smallest() -> None:
     assert baselines._recipes("classifier", device, tables) == baselines._recipes("classifier", device, "nonsense")
 
 
-def ledger(tmp_path: Path, **teachers: Any) -> Request:
-    rows = tmp_path / "dist" / "toy-rows"
-    rows.mkdir(parents=True, exist_ok=True)
-    (rows / "ledger.json").write_text(json.dumps({"teachers": teachers}))
-    return Request(name="toy", target="cpu", out=tmp_path / "dist")
+def test_a_thousand_answers_cost_what_the_ledger_says(bundle: Path) -> None:
+    def cost(**teachers: Any) -> float | None:
+        rows = bundle.parent / "toy-rows"
+        rows.mkdir(exist_ok=True)
+        (rows / "ledger.json").write_text(json.dumps({"teachers": teachers}))
+        return baselines.teacher_cost(bundle)
 
-
-def test_a_thousand_answers_cost_what_the_ledger_says(tmp_path: Path) -> None:
     here = {"usd": 0.0, "answered": 900}
     paid = {"usd": 0.5, "answered": 200}
-    assert baselines.teacher_cost(ledger(tmp_path, a=paid, b=here)) == 2.5
-    assert baselines.teacher_cost(ledger(tmp_path, a=paid, c={"usd": 1.0, "answered": 300})) == 3.0
-    assert baselines.teacher_cost(ledger(tmp_path, b=here, d={"usd": None, "answered": 5})) is None
-    assert baselines.teacher_cost(Request(name="other", target="cpu", out=tmp_path / "dist")) is None
+    assert baselines.teacher_cost(bundle) is None
+    assert cost(a=paid, b=here) == 2.5
+    assert cost(a=paid, c={"usd": 1.0, "answered": 300}) == 3.0
+    assert cost(b=here, d={"usd": None, "answered": 5}) is None
+    report = bundle.parent / "toy-raspberrypi5.json"
+    report.write_text(json.dumps({"data": {"labelling": {"teachers": {"a": {"usd": 4.0, "answered": 1000}}}}}))
+    assert cost(a=paid) == 4.0  # the build's own record stands above what lies there now
+    report.write_text("[]")
+    assert cost(a=paid) == 2.5
 
 
-def test_a_result_gets_its_ratios_cost_and_remarks(tmp_path: Path) -> None:
+def test_a_result_gets_its_ratios_and_remarks() -> None:
     runs: tuple[DeviceRun, ...] = ()
     plain = Result(schema=1, version="0", created="", bundle={}, workload={}, runs=runs, remarks=("a",))
-    request = ledger(tmp_path, a={"usd": 0.5, "answered": 200})
-    found = baselines.compared(plain, baselines.Baselines(entrants=(), remarks=("b",)), request)
-    assert (found.ratios, found.teacher_cost, found.remarks) == ((), 2.5, ("a", "b"))
+    found = baselines.compared(plain, baselines.Baselines(entrants=(), remarks=("b",)))
+    assert (found.ratios, found.remarks) == ((), ("a", "b"))

@@ -34,14 +34,14 @@ def test_work_is_counted_by_the_clock_and_the_first_repeat_is_left_out() -> None
     assert sum(values) * 0.001 <= len(calls)  # a repeat lasts at least its window, and one more is not counted
 
 
-def test_a_copy_moves_the_bytes_on_every_core_and_is_refused_where_it_would_stay_in_the_caches(
+def test_memory_is_read_on_every_core_and_not_where_it_would_stay_in_the_caches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(probe, "cache_bytes", lambda: 2**20)
-    found = probe.copy(WINDOW, 2, 64 * 2**20)
+    found = probe.read(WINDOW, 2, 64 * 2**20)
     assert "16 MiB on 2 cores" in found["by"]
     assert min(found["values"]) > 1e7
-    assert "caches" in probe.copy(WINDOW, 2, 4 * 2**20)["reason"]
+    assert "caches" in probe.read(WINDOW, 2, 4 * 2**20)["reason"]
 
 
 @pytest.mark.parametrize("measure", [probe.f32, probe.int8])
