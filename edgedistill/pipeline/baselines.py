@@ -132,7 +132,7 @@ def compared(result: Result, found: Baselines, request: Request) -> Result:
         result,
         ratios=baseline.ratios(result.runs),
         teacher_cost=teacher_cost(request),
-        remarks=(*result.remarks, *found.remarks),
+        remarks=(*result.remarks, *found.remarks, *baseline.untimed(result.runs)),
     )
 
 

@@ -179,7 +179,7 @@ def _standing(result: Result, comparisons: Sequence[Comparison]) -> tuple[tuple[
 
 def _changes(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
     """What became worse or better; what could not be compared is no good news."""
-    count = Counter(comparison.verdict for comparison in comparisons)
+    count = Counter(comparison.verdict for comparison in comparisons if comparison.contender == "bundle")
     worse, better, untold = (count[verdict] for verdict in ("worse", "better", "not comparable"))
     if untold == len(comparisons):
         return [("missing", "Nothing comparable with the run before")]
