@@ -165,7 +165,7 @@ def test_what_cannot_be_compared_is_loud_and_fails_where_that_is_asked_for(
 def test_the_tables_of_a_teacher_are_named() -> None:
     both: tuple[Contender, ...] = ("bundle", "teacher")
     found = [Comparison(name="size", link="local", verdict="equal", contender=who) for who in both]
-    told = "\n".join(lines(comparison_tables(found)))
+    told = " ".join(" ".join(lines(comparison_tables(found))).split())
     assert "compared on local: second" in told
     assert "compared on local, teacher: second" in told
 

@@ -25,7 +25,8 @@ CLOCK_FELL = 0.1
 """A clock that is a tenth lower after the timed part than before it: the board was slowed down while it was timed."""
 HOTTEST_C = 80.0
 """Where the firmware of a Raspberry Pi begins to lower the clock (documentation/raspberry-pi/frequency-management).
-Others begin elsewhere, laptops near 100 °C: there the clock, what the system says of throttling, and the anchors tell."""
+Others begin elsewhere, laptops near 100 °C: there the clock, the anchors, and what the system says of throttling tell.
+"""
 RASPBERRY = "Raspberry Pi"
 EARLIER = " earlier"
 """How what happened at some time since the start of a board ends, which stays until it is started again."""
