@@ -18,12 +18,13 @@ from edgedistill.bench.compare import compare
 from edgedistill.bench.course import of_bundle
 from edgedistill.bench.rows import Asked
 from edgedistill.cli import app
+from edgedistill.cli.measuring import SILENT
 from edgedistill.errors import BudgetMissed, InputError, StageError
 from edgedistill.links import address
 from edgedistill.pipeline import benching
 from edgedistill.report import bench_page
 from edgedistill.terminal.benches import comparison_tables, result_tables
-from edgedistill.types import Result
+from edgedistill.types import Comparison, Contender, Result
 from tests.bench.devices import Emulated, Made
 from tests.bundle.test_threads import sealed
 
@@ -95,7 +96,8 @@ def test_json_is_the_result(folder: Path, unpaged: Devices, tmp_path: Path, caps
     bench(folder, "--json", "--threads", "1", "--out", str(tmp_path / "new" / "here"))
     told = json.loads(capsys.readouterr().out)
     assert told["comparisons"] == []
-    del told["comparisons"]
+    assert set(told["counts"].values()) == {0}
+    del told["comparisons"], told["counts"]
     assert json.loads((tmp_path / "new" / "here" / "made-cpu.bench.json").read_text()) == told
 
 
@@ -173,10 +175,34 @@ def test_threads_are_written_from_one_device_alone(folder: Path, unpaged: Device
 def test_compare_says_equal_and_worse(written: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     a, b, c = written("a"), written("b", seed=1), written("c", seed=2, factor=1.2)
     app(["compare", str(a), str(b), "--json"], standalone_mode=False)
-    assert {one["verdict"] for one in json.loads(capsys.readouterr().out)["comparisons"]} == {"equal"}
+    told = json.loads(capsys.readouterr().out)
+    assert {one["verdict"] for one in told["comparisons"]} == {"equal"}
+    assert told["counts"] == {"equal": len(told["comparisons"]), "better": 0, "worse": 0, "not comparable": 0}
     with pytest.raises(BudgetMissed, match="worse than before: latency on local"):
         app(["compare", str(a), str(c)], standalone_mode=False)
     assert "worse" in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_is_loud_and_fails_where_that_is_asked_for(
+    written: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = written("a"), written("b", address="ssh://a")
+    app(["compare", str(a), str(a), "--strict"], standalone_mode=False)
+    assert SILENT not in capsys.readouterr().out
+    app(["compare", str(a), str(b)], standalone_mode=False)
+    assert capsys.readouterr().out.splitlines()[-1] == SILENT
+    with pytest.raises(BudgetMissed, match="not comparable: run on local, run on ssh://a"):
+        app(["compare", str(a), str(b), "--strict"], standalone_mode=False)
+    with pytest.raises(InputError, match="--strict is about a comparison"):
+        app(["bench", str(a), "--strict"], standalone_mode=False)
+
+
+def test_the_tables_of_a_teacher_are_named() -> None:
+    both: tuple[Contender, ...] = ("bundle", "teacher")
+    found = [Comparison(name="size", link="local", verdict="equal", contender=who) for who in both]
+    told = " ".join(" ".join(lines(comparison_tables(found))).split())
+    assert "compared on local: second" in told
+    assert "compared on local, teacher: second" in told
 
 
 def test_tables_fit_into_eighty_columns(folder: Path) -> None:

@@ -222,6 +222,7 @@ def _heads(checkpoint: Path) -> Sequence[str]:
 
 
 Name = Literal["latency", "throughput", "size", "memory", "accuracy", "decode", "prefill"]
+TIMED: Sequence[Name] = ("latency", "throughput", "decode", "prefill")
 
 
 def ratios(runs: Sequence[DeviceRun]) -> tuple[Ratio, ...]:
@@ -229,7 +230,8 @@ def ratios(runs: Sequence[DeviceRun]) -> tuple[Ratio, ...]:
 
     Greater is better in all of them; "accuracy" is the share that is retained. Latency, throughput and the speeds of
     writing are ratios of medians over rounds and samples; accuracy is of the same rows (paired bootstrap); size is
-    counted, and memory one value a round: both are given without a spread.
+    counted, and memory one value a round: both are given without a spread. Of a run that is unstable, no time has a
+    ratio.
     """
     return tuple(
         Ratio(name=name, link=ours.link, against=theirs.contender, kind=ours.kind, estimate=estimate)
@@ -238,6 +240,21 @@ def ratios(runs: Sequence[DeviceRun]) -> tuple[Ratio, ...]:
         for theirs in runs
         if theirs.contender != "bundle" and theirs.taken and (theirs.link, theirs.kind) == (ours.link, ours.kind)
         for name, estimate in _ratios(ours, theirs)
+        if name not in TIMED or (ours.stable and theirs.stable)
+    )
+
+
+def untimed(runs: Sequence[DeviceRun]) -> tuple[str, ...]:
+    """Why the times of a bundle and a baseline have no ratio, where both were taken."""
+    return tuple(
+        f"no time is held against the {theirs.contender} on {ours.link}: the run of the "
+        + " and of the ".join(run.contender for run in (ours, theirs) if not run.stable)
+        + " is unstable"
+        for ours in runs
+        if ours.contender == "bundle" and ours.taken
+        for theirs in runs
+        if theirs.contender != "bundle" and theirs.taken and (theirs.link, theirs.kind) == (ours.link, ours.kind)
+        if not (ours.stable and theirs.stable)
     )
 
 

@@ -8,7 +8,8 @@ Two runs of the same bundle never give the same figures. What differs between th
     other programs  they only ever make a call slower, so the fastest calls of each text must differ, too (of figures
                     that are not taken text by text, the fastest rounds)
     the machine     a clock that is lower today: both results time a reference that no bundle changes; what that one
-                    changed by is allowed for, and beyond 5 % nothing is compared
+                    changed by is allowed for, and beyond 5 % nothing is compared; where a result has none (a page has
+                    none), it may have been anything up to that, so the bound of its times is wider by it
     what remains    an hour's drift that no round knows of: a difference has to be more than just noticeable
 
 "worse" and "better" therefore need the whole interval, and what is fastest, beyond 1 ± the bound of the figure.
@@ -18,8 +19,10 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +30,7 @@ from numpy.typing import NDArray
 from edgedistill.bench import taken
 from edgedistill.errors import StageError
 from edgedistill.evaluate.stats import LEVEL, SAMPLE_DRAWS, paired
-from edgedistill.types import Comparison, DeviceRun, Estimate, Measurement, NotMeasured, Result
+from edgedistill.types import Comparison, Contender, DeviceRun, Estimate, Measurement, NotMeasured, Result
 
 TIME, START, MEMORY, SHARE, SIZE = 0.02, 0.1, 0.05, 0.01, 0.01
 BOUNDS: Mapping[str, float] = {
@@ -51,7 +54,8 @@ BOUNDS: Mapping[str, float] = {
 }
 """What is compared, and by how much it has to differ."""
 MACHINE_WITHIN = 0.05
-"""Beyond that, another clock is no correction any more: memory and processor do not slow down alike."""
+"""Beyond that, another clock is no correction any more: memory and processor do not slow down alike. What nobody timed
+a reference for is given as much."""
 TIMED = frozenset(name for name in BOUNDS if not name.startswith(("memory", "answers")))
 MORE_IS_BETTER = frozenset({"rows/s", "tokens/s", "share"})
 SETTINGS = ("batch_rows", "prompt_tokens", "new_tokens", "texts_sha256")
@@ -63,6 +67,7 @@ MOST_INSIDE = 500
 
 Floats = NDArray[np.float64]
 Verdict = Literal["equal", "better", "worse", "not comparable"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 def compare(a: Result, b: Result) -> tuple[Comparison, ...]:
@@ -71,22 +76,45 @@ def compare(a: Result, b: Result) -> tuple[Comparison, ...]:
     found: list[Comparison] = []
     for run in a.runs:
         other = there.pop((run.link, run.contender), None)
-        if other is None:
-            found.append(_not("run", run.link, f"only the first result has the {run.contender} there"))
-        else:
-            found += _runs(run, other, a.workload, b.workload)
-    found += [_not("run", run.link, f"only the second result has the {run.contender} there") for run in there.values()]
+        one = [_alone(run, "first")] if other is None else _runs(run, other, a.workload, b.workload)
+        found += [replace(comparison, contender=run.contender) for comparison in one]
+    found += [replace(_alone(run, "second"), contender=run.contender) for run in there.values()]
     return tuple(found)
 
 
 def regressions(found: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """What is worse."""
-    return tuple(comparison for comparison in found if comparison.verdict == "worse")
+    """What is worse about the bundle; another version of PyTorch is nothing that it could answer for."""
+    return _of_bundle(found, "worse")
 
 
-def threads_of(earlier: Result) -> dict[str, int]:
-    """The threads that each device ran with: two equally good numbers are two figures of throughput."""
-    return {run.link: int(run.in_effect["threads"]) for run in earlier.runs if run.contender == "bundle" and run.taken}
+def untold(found: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """What of the bundle could not be compared, or was measured and is not any more."""
+    return _of_bundle(found, "not comparable")
+
+
+def counts(found: Sequence[Comparison]) -> dict[Verdict, int]:
+    """How many figures of the bundle came to each verdict."""
+    count = Counter(comparison.verdict for comparison in found if comparison.contender == "bundle")
+    return {verdict: count[verdict] for verdict in VERDICTS}
+
+
+def says_nothing(found: Sequence[Comparison]) -> bool:
+    """Whether no figure of the bundle was compared, apart from its size, which nobody has to measure."""
+    measured = [comparison for comparison in found if comparison.name != "size"]
+    return not any(number for verdict, number in counts(measured).items() if verdict != "not comparable")
+
+
+def threads_of(earlier: Result) -> dict[tuple[str, Contender], int]:
+    """The threads that each contender had on each device: two equally good numbers are two figures of throughput."""
+    return {(run.link, run.contender): int(run.in_effect["threads"]) for run in earlier.runs if run.taken}
+
+
+def _of_bundle(found: Sequence[Comparison], verdict: Verdict) -> tuple[Comparison, ...]:
+    return tuple(one for one in found if one.contender == "bundle" and one.verdict == verdict)
+
+
+def _alone(run: DeviceRun, which: str) -> Comparison:
+    return _not("run", run.link, f"only the {which} result has the {run.contender} there")
 
 
 def _runs(a: DeviceRun, b: DeviceRun, asked_a: Mapping[str, Any], asked_b: Mapping[str, Any]) -> Iterator[Comparison]:
@@ -104,7 +132,8 @@ def _runs(a: DeviceRun, b: DeviceRun, asked_a: Mapping[str, Any], asked_b: Mappi
         if reason:
             yield _not(figure.name, a.link, reason)
         elif isinstance(figure, Measurement):
-            bound = BOUNDS[name] + (abs(machine - 1) if machine is not None and name in TIMED else 0)
+            own = MACHINE_WITHIN if machine is None else abs(machine - 1)
+            bound = BOUNDS[name] + (own if name in TIMED else 0)
             yield _figure(figure, a, b, texts, bound)
     yield from _accuracy(a, b, other)
 
@@ -122,9 +151,11 @@ def _figure(figure: Measurement, a: DeviceRun, b: DeviceRun, texts: int, bound: 
     # Costs: what is better when there is more of it counts the other way round.
     sign = -1.0 if figure.unit in MORE_IS_BETTER else 1.0
     costs = [[sign * np.log(np.asarray(samples, dtype=np.float64)) for samples in rounds] for rounds in sides]
-    floor = _floor(costs, texts) if figure.name == "latency" else None
-    if figure.name == "latency":
-        costs = _by_text(costs, texts)
+    floor = None
+    if figure.name == "latency" and texts:
+        if any(len(samples) < texts for rounds in costs for samples in rounds):
+            return _not(figure.name, a.link, f"a round did not get through the {texts} texts")
+        floor, costs = _floor(costs, texts), _by_text(costs, texts)
     found, fastest = difference(costs[0], costs[1])
     ends = sorted((math.exp(sign * found.low), math.exp(sign * found.high)))
     ratio = Estimate(value=math.exp(sign * found.value), low=ends[0], high=ends[1])
@@ -173,12 +204,7 @@ def _drawn(rounds: Sequence[Floats], chance: np.random.Generator) -> Floats:
 
 
 def _by_text(sides: Sequence[Sequence[Floats]], texts: int) -> list[list[Floats]]:
-    """Each round's cost of each text, over all rounds' cost of it: long texts and short ones become one population.
-
-    Rounds that did not get through the texts leave everything as it is.
-    """
-    if texts == 0 or any(len(samples) < texts for rounds in sides for samples in rounds):
-        return [list(rounds) for rounds in sides]
+    """Each round's cost of each text, over all rounds' cost of it: long texts and short ones become one population."""
     each = [
         [np.median(samples[: len(samples) // texts * texts].reshape(-1, texts), axis=0) for samples in rounds]
         for rounds in sides
@@ -187,7 +213,7 @@ def _by_text(sides: Sequence[Sequence[Floats]], texts: int) -> list[list[Floats]
     return [[one - usual for one in rounds] for rounds in each]
 
 
-def _floor(sides: Sequence[Sequence[Floats]], texts: int) -> float | None:
+def _floor(sides: Sequence[Sequence[Floats]], texts: int) -> float:
     """How much more the fastest call of each text costs in B, of as many rounds and passes of each side.
 
     What other programs do, and other guests of the same host, whom no counter tells, only ever adds to a call. With two
@@ -195,10 +221,8 @@ def _floor(sides: Sequence[Sequence[Floats]], texts: int) -> float | None:
     burns 5 % they said 6 %. What code adds to some calls alone, they do not see.
 
     Returns:
-        The median over texts; None where a round did not get through them.
+        The median over texts.
     """
-    if texts == 0 or any(len(samples) < texts for rounds in sides for samples in rounds):
-        return None
     passes = min(len(samples) // texts for rounds in sides for samples in rounds)
     count = min(map(len, sides))
     a, b = (
@@ -244,6 +268,9 @@ def _plain(name: str, link: str, a: float, b: float, bound: float, *, more_is_be
 def _accuracy(a: DeviceRun, b: DeviceRun, other: str) -> Iterator[Comparison]:
     """Row by row: what is hard for both says nothing about either."""
     if a.accuracy is None or b.accuracy is None:
+        if a.accuracy is not b.accuracy:
+            which = "first" if a.accuracy is None else "second"
+            yield _not("accuracy", a.link, f"not measured the {which} time")
         return
     right = [
         next(np.array(one.samples["right"], dtype=np.float64) for one in run.taken if one.cell.what == "answers")

@@ -80,7 +80,7 @@ class Course:
         threads: of the timed rounds.
         asked_threads: the same, where the user chose them and no sweep did.
         repeated: processes that were disturbed and taken again; their samples are gone.
-        failure: what ended the course; nothing that was taken counts any more.
+        failure: what ended the course; of the kind of cells that it happened in, nothing that was taken counts.
     """
 
     entrant: Entrant
@@ -110,11 +110,20 @@ class Course:
         """Adds the samples of a cell that came to its end."""
         self.taken.append(Taken(cell=cell, round=number, samples=samples))
 
-    def fail(self, error: EdgeDistillError) -> None:
-        """Ends the course. What a link gave before it broke may be a part of something, so nothing is kept."""
+    @property
+    def machine(self) -> str:
+        """What the device says it is."""
+        return str(self.facts.get("machine") or "")
+
+    def fail(self, error: EdgeDistillError, what: What | None) -> None:
+        """Ends the course, in a cell of a kind. What was finished of other kinds is whole, and kept.
+
+        Of its own kind nothing is kept: the rounds that are missing may be those that would have told otherwise.
+        """
         self.failure = error
-        self.taken.clear()
-        self.sweep = ()
+        self.taken = [one for one in self.taken if one.cell.what != what]
+        if not self.rounds(self.clock):
+            self.sweep = ()
 
     def rounds(self, what: What) -> list[Mapping[str, Any]]:
         """The samples of every process that was asked for this."""
@@ -143,7 +152,12 @@ def finished(course: Course, asked: Asked, workload: Workload, host: Answers | s
     """
     entrant, link = course.entrant, course.entrant.link
     rounds = course.rounds(course.clock)
-    reasons = validity.reasons(rounds, taken.centers(rounds, len(asked.texts)))
+    texts = len(asked.texts)
+    reasons = validity.reasons(rounds, taken.centers(rounds, texts), machine=course.machine, texts=texts)
+    threads = min((samples["threads"] for samples in rounds if samples.get("threads")), default=course.threads)
+    if threads != course.threads:
+        reasons = (f"it ran with {threads} of {course.threads} threads", *reasons)
+    failed = (course.failure.message,) if course.failure is not None and course.taken else ()
     same = {"within": workload.within, "limit_s": workload.limit_s}
     version = course.facts.get("packages", {}).get(entrant.engine, entrant.engine_version)
     return DeviceRun(
@@ -155,9 +169,9 @@ def finished(course: Course, asked: Asked, workload: Workload, host: Answers | s
         file_bytes=entrant.file_bytes,
         environment=dict(course.facts),
         asked={"threads": course.asked_threads, "rounds": workload.rounds, **same},
-        in_effect={"threads": course.threads, "rounds": len(rounds), "repeated": course.repeated, **same},
+        in_effect={"threads": threads, "rounds": len(rounds), "repeated": course.repeated, **same},
         stable=course.failure is None and not reasons,
-        reasons=reasons,
+        reasons=(*failed, *reasons),
         measurements=tuple(_figures(course, workload, host, stable=not reasons)),
         accuracy=_accuracy(course),
         sweep=course.sweep,

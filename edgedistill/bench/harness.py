@@ -28,7 +28,7 @@ from edgedistill.errors import EdgeDistillError, InputError
 from edgedistill.evaluate.stats import quantile_interval
 from edgedistill.links.link import Link
 from edgedistill.store import digest
-from edgedistill.types import Cell, Progress, Result, What, Workload, silent
+from edgedistill.types import Cell, Contender, Progress, Result, What, Workload, silent
 
 MEMORY_ROUNDS = 3
 """Memory hardly differs from process to process, and each round of it answers every text once more."""
@@ -44,7 +44,7 @@ def bench(
     asked: Asked,
     workload: Workload,
     *,
-    threads: int | Mapping[str, int] | None = None,
+    threads: int | Mapping[tuple[str, Contender], int] | None = None,
     host: Link | None = None,
     progress: Progress = silent,
 ) -> Result:
@@ -54,7 +54,8 @@ def bench(
         bundle: what it is all about; its manifest says what is measured.
         entrants: contenders with their links, which the caller closes.
         asked: rows; the workload says how many are taken, evenly spread.
-        threads: of every engine, or of those on some links, by their address; a sweep chooses for the others.
+        threads: of every engine, or of some contenders on some links, by address and name; a sweep chooses for the
+            others.
         host: this machine, for the answers that others are compared with, where it is no entrant itself.
 
     Raises:
@@ -65,10 +66,11 @@ def bench(
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     built_for = int(manifest["engine"]["threads"])
     writes = rows.writes(manifest)
-    fixed = {one.link.address: threads for one in entrants} if isinstance(threads, int) else threads or {}
+    places = [(one.link.address, one.contender) for one in entrants]
+    fixed = dict.fromkeys(places, threads) if isinstance(threads, int) else threads or {}
     courses = [
-        Course(entrant=entrant, writes=writes, threads=built_for, asked_threads=fixed.get(entrant.link.address))
-        for entrant in entrants
+        Course(entrant=entrant, writes=writes, threads=built_for, asked_threads=fixed.get(place))
+        for entrant, place in zip(entrants, places, strict=True)
     ]
     timed = asked.spread(workload.rows)
     _Bench(courses, timed, asked.spread(workload.answer_rows), workload, progress).run()
@@ -119,7 +121,7 @@ class _Bench:
             if course.asked_threads is not None:
                 course.threads = course.asked_threads
             elif course.can(course.clock):
-                with self._step(course, "trying numbers of threads"):
+                with self._step(course, "trying numbers of threads", course.clock):
                     self._sweep(course)
         asked = self.workload.rounds
         for number in range(MOST_ROUNDS * asked):
@@ -138,19 +140,19 @@ class _Bench:
         self.progress(self.total, self.total)
 
     @contextmanager
-    def _step(self, course: Course, note: str) -> Any:
-        """One step of one course: an error in it ends that course and no other."""
+    def _step(self, course: Course, note: str, what: What | None = None) -> Any:
+        """One step of one course, on the way to a kind of cells: an error in it ends that course and no other."""
         entrant = course.entrant
         self.progress(min(self.done, self.total), self.total, f"{entrant.link.address}, {entrant.contender}, {note}")
         self.done += 1
         try:
             yield
         except EdgeDistillError as error:
-            course.fail(error)
+            course.fail(error, what)
 
     def _each(self, course: Course, what: What, number: int, do: Callable[[Course, Cell, int], None]) -> None:
         if course.can(what):
-            with self._step(course, f"{what}, round {number + 1}"):
+            with self._step(course, f"{what}, round {number + 1}", what):
                 do(course, self._cell(course, what), number)
 
     def _cell(self, course: Course, what: What) -> Cell:
@@ -173,7 +175,8 @@ class _Bench:
         """Takes a process that was disturbed once more, as long as that may help."""
         while True:
             samples = course.measure(self.timed.texts, cell)
-            if not validity.passing(samples) or validity.lasting(samples) or course.repeated == REPEATS:
+            lasting = validity.lasting(samples, course.machine, len(self.timed.texts))
+            if not validity.passing(samples) or lasting or course.repeated == REPEATS:
                 course.keep(cell, number, samples)
                 return
             course.repeated += 1
@@ -189,12 +192,12 @@ class _Bench:
         course.keep(cell, number, {"answers": answers, "right": self.judged.right(answers)})
 
     def _settled(self, course: Course) -> bool:
-        """Whether the median over the rounds is known as closely as asked; a course without a clock always is."""
+        """Whether medians over the rounds are known as closely as asked; a course without a clock has none to know."""
         centers = taken.centers(course.rounds(course.clock), len(self.timed.texts))
         if not centers or self.workload.within is None or course.failure is not None:
             return True
-        found = quantile_interval([centers], 0.5)
-        return (found.high - found.low) / 2 <= self.workload.within * found.value
+        known = [quantile_interval([found], 0.5) for found in centers.values()]
+        return all((found.high - found.low) / 2 <= self.workload.within * found.value for found in known)
 
 
 def _host_answers(

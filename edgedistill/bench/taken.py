@@ -24,6 +24,7 @@ PROMPT_FIGURES = (
     ("inter_token", "token_ms", "ms"),
 )
 """Of a model that writes, for each length of prompt: name, key of the samples, unit."""
+REPEATED = ("first_token", "decode")
 MEMORY_FIGURES = (
     ("memory_model", "model", "rss"),
     ("memory_model_anonymous", "model", "anonymous"),
@@ -90,20 +91,20 @@ def answered(samples: Samples) -> int:
     return len(samples["latency_ms"])
 
 
-def centers(rounds: Sequence[Samples], texts: int) -> list[float]:
-    """What each process found, as one figure in ms: the median latency over whole passes through the texts.
+def centers(rounds: Sequence[Samples], texts: int) -> dict[str, list[float]]:
+    """What each process found, by the figure's name: the median latency over whole passes through the texts.
 
     Where the repeats end in the middle of a pass, the texts of its first part would count more than the others; two
-    processes that ended elsewhere would then differ by their texts. Of a model that writes, ms a token.
+    processes that ended elsewhere would then differ by their texts. Of a model that writes, for each length of prompt,
+    the two figures that a process repeats until it knows them: the others are the same times, counted otherwise.
     """
-    found = []
-    for samples in rounds:
-        times = [gap for prompt in samples.get("prompts", ()) for gap in prompt["token_ms"]]
-        if "latency_ms" in samples:
-            whole = len(samples["latency_ms"]) // texts * texts
-            times = samples["latency_ms"][: whole or None]
-        found += [float(statistics.median(times))] if times else []
-    return found
+    if rounds and "prompts" in rounds[0]:
+        found = {name: samples for name, _, samples in by_prompt(rounds) if name.partition("@")[0] in REPEATED}
+    else:
+        times = [samples["latency_ms"] for samples in rounds]
+        found = {"latency": [one[: len(one) // texts * texts or None] for one in times]}
+    medians = {name: [float(statistics.median(one)) for one in samples if one] for name, samples in found.items()}
+    return {name: values for name, values in medians.items() if values}
 
 
 def pooled(name: str, unit: str, rounds: Rounds, kind: Kind, *, stable: bool = True) -> Figure:

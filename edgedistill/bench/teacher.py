@@ -19,7 +19,7 @@ import transformers
 from tokenizers import Tokenizer
 from transformers.utils import logging as untyped
 
-from edgedistill.runtime import cell, measure, writing
+from edgedistill.runtime import cell, measure, reference, writing
 from edgedistill.runtime.spans import best, windows
 from edgedistill.teachers import chat
 from edgedistill.teachers.local import TOKENIZER, config_of
@@ -69,7 +69,8 @@ def samples(folder: Path, texts: Sequence[Any], what: str, asked: Mapping[str, A
         load_writer = partial(Writer if head == "ForCausalLM" else Rewriter, folder, head)
         if what == "memory":
             return measure.memory(lambda: _whole(load_writer()), texts)
-        return writing.writing(load_writer, texts, **{key: asked[key] for key in asked if key != "batch_rows"})
+        chosen = {key: value for key, value in asked.items() if key != "batch_rows"}
+        return writing.writing(load_writer, texts, **chosen) | {"reference_ms": reference.times_ms()}
     load = partial(_reader if head == READER else _classifier, folder, head, max_tokens)
     if what == "memory":
         return measure.memory(load, texts)
@@ -79,7 +80,7 @@ def samples(folder: Path, texts: Sequence[Any], what: str, asked: Mapping[str, A
             return {"spans": [[span.start, span.end, span.score] for span in found], **told}
         return {"logits": [row.tolist() for row in found], **told}
     kept = {key: value for key, value in asked.items() if key not in ("prompt_tokens", "new_tokens")}
-    return measure.timing(load, texts, **kept)
+    return measure.timing(load, texts, **kept) | {"reference_ms": reference.times_ms()}
 
 
 def head_of(folder: Path) -> str:

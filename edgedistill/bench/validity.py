@@ -1,6 +1,7 @@
 """When a figure must not be believed: the rules that raw samples are held against, each with its bound and why.
 
-A run that breaks a rule is `unstable`: it is shown, with the reason, and compared with nothing.
+A run that breaks a rule is `unstable`: it is shown, with the reason, and no time of it is compared. Its size, memory
+and answers are.
 """
 
 from __future__ import annotations
@@ -23,15 +24,24 @@ WAITED = 0.02
 CLOCK_FELL = 0.1
 """A clock that is a tenth lower after the timed part than before it: the board was slowed down while it was timed."""
 HOTTEST_C = 80.0
-"""Where the firmware of a Raspberry Pi begins to lower the clock (documentation/raspberry-pi/frequency-management)."""
+"""Where the firmware of a Raspberry Pi begins to lower the clock (documentation/raspberry-pi/frequency-management).
+Others begin elsewhere, laptops near 100 °C: there the clock, the anchors, and what the system says of throttling tell.
+"""
+RASPBERRY = "Raspberry Pi"
+EARLIER = " earlier"
+"""How what happened at some time since the start of a board ends, which stays until it is started again."""
 POWERSAVE = "powersave"
 POWERSAVE_SHARE = 0.7
 """Of the highest clock. The governor of this name holds a Pi 4 or 5 at a third to two thirds of it; Intel's driver
 uses the same name for one that follows the load, and then the clock is near the top while we compute."""
 
 
-def lasting(samples: Samples) -> dict[str, str]:
-    """Rules that a process broke and the next one would: settings of the device, and its heat.
+def lasting(samples: Samples, machine: str = "", texts: int = 0) -> dict[str, str]:
+    """Rules that a process broke and the next one would: settings of the device, its heat, and how slow it is.
+
+    Args:
+        machine: what the device says it is.
+        texts: that were to be timed.
 
     Returns:
         What happened, by the name of the rule.
@@ -43,11 +53,13 @@ def lasting(samples: Samples) -> dict[str, str]:
     if POWERSAVE in (before.get("governor"), after.get("governor")) and slow:
         found["governor"] = "the clock's governor is powersave; set it to performance"
     hottest = max((c["temperature_c"] for c in (before, after) if c.get("temperature_c") is not None), default=0.0)
-    if hottest > HOTTEST_C:
+    if RASPBERRY in machine and hottest > HOTTEST_C:
         found["temperature"] = f"it was {hottest:.0f} °C hot, and clocks are lowered above {HOTTEST_C:.0f} °C"
-    throttled = sorted({name for condition in (before, after) for name in condition.get("throttled") or ()})
-    if throttled:
+    if throttled := _throttled(before, after):
         found["throttled"] = f"the device throttled: {', '.join(throttled)}"
+    timed = samples.get("latency_ms")
+    if samples.get("ended_by") == "time" and timed is not None and len(timed) < texts:
+        found["pass"] = f"the time was over after {len(timed)} of {texts} texts"
     return found
 
 
@@ -73,26 +85,41 @@ def passing(samples: Samples) -> dict[str, str]:
     clocks = before.get("clock_hz"), after.get("clock_hz")
     if clocks[0] and clocks[1] and clocks[1] < (1 - CLOCK_FELL) * clocks[0]:
         found["clock"] = f"the clock fell from {clocks[0] / 1e9:.2f} to {clocks[1] / 1e9:.2f} GHz"
+    told = [condition.get("throttled") for condition in (before, after)]
+    if told[0] is not None and told[1] is not None:
+        new = {name.removesuffix(EARLIER) for name in told[1] if name.endswith(EARLIER) and name not in told[0]}
+        if meanwhile := sorted(new - set(_throttled(before, after))):
+            found["throttled meanwhile"] = f"the device throttled while it was timed: {', '.join(meanwhile)}"
     return found
 
 
-def reasons(rounds: Sequence[Samples], centers: Sequence[float]) -> tuple[str, ...]:
+def reasons(
+    rounds: Sequence[Samples], centers: Mapping[str, Sequence[float]], *, machine: str = "", texts: int = 0
+) -> tuple[str, ...]:
     """Why the timing of a contender must not be believed; empty when it may be.
 
     Args:
         rounds: the raw samples of each timed process.
-        centers: what each of them found, one figure a round: the median of its latencies.
+        centers: what each of them found, by the figure's name: the median of its latencies.
+        machine, texts: as for `lasting`.
     """
     broken: dict[str, list[str]] = {}
     for samples in rounds:
-        for rule, what in (lasting(samples) | passing(samples)).items():
+        for rule, what in (lasting(samples, machine, texts) | passing(samples)).items():
             broken.setdefault(rule, []).append(what)
     said = [f"{found[0]} (in {len(found)} of {len(rounds)} rounds)" for found in broken.values()]
-    if len(centers) > 1:
-        apart = (max(centers) - min(centers)) / statistics.median(centers)
-        if apart > ROUNDS_WITHIN:
-            said.append(f"rounds differ by {apart:.0%}, and {ROUNDS_WITHIN:.0%} is allowed")
+    apart = {name: (max(found) - min(found)) / statistics.median(found) for name, found in centers.items() if found}
+    worst = max(apart, key=apart.__getitem__, default="")
+    if worst and apart[worst] > ROUNDS_WITHIN:
+        figure = worst.replace("_", " ")
+        said.append(f"rounds differ by {apart[worst]:.0%} in their {figure}, and {ROUNDS_WITHIN:.0%} is allowed")
     return tuple(said)
+
+
+def _throttled(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What holds the device back just now."""
+    told = {name for condition in (before, after) for name in condition.get("throttled") or ()}
+    return sorted(name for name in told if not name.endswith(EARLIER))
 
 
 def _conditions(samples: Samples) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

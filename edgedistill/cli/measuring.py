@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgedistill.cli.options import AsJson, Data, print_json, show
-from edgedistill.errors import BudgetMissed, StageError
+from edgedistill.errors import BudgetMissed, InputError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+SILENT = "NOTHING BUT THE SIZE WAS COMPARED: whether the bundle became worse is unknown"
+
 On = Annotated[
     list[str] | None,
     typer.Option(
         help="A device: local, ssh://user@host, adb://serial, emulated://cortex-a72, browser://; once for each "
         "(default: local)."
     ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Status 3, too, where a figure of the bundle cannot be compared.")
 ]
 
 
@@ -36,6 +41,7 @@ def bench(
     ] = None,
     mlperf: Annotated[bool, typer.Option("--mlperf", help="MLPerf LoadGen's scenarios, too, on this machine.")] = False,
     against: Annotated[Path | None, typer.Option(help="Compare with this earlier result; status 3 if worse.")] = None,
+    strict: Strict = False,
     workload: Annotated[
         str | None, typer.Option(help="Of benchmarks/workloads (default: by the bundle's task).")
     ] = None,
@@ -64,6 +70,8 @@ def bench(
     from edgedistill.terminal import Lines
     from edgedistill.terminal.benches import comparison_tables, result_tables
 
+    if strict and against is None:
+        raise InputError("--strict is about a comparison", hint="name an earlier result with --against")
     asked = Benching(
         on=tuple(on or ("local",)),
         data=data,
@@ -80,40 +88,59 @@ def bench(
     with Lines(quiet=as_json) as lines:
         done = run(bundle, asked, watch=lines)
     if as_json:
-        print_json(asdict(done.result) | {"comparisons": [asdict(comparison) for comparison in done.comparisons]})
+        print_json(asdict(done.result) | _told(done.comparisons))
     else:
         show([*result_tables(done.result), *(comparison_tables(done.comparisons) if done.comparisons else ())])
         print(f"result  {done.page.with_suffix('.json')}\nreport  {done.page}")
     if done.failures:
         raise StageError("no device could be measured: " + "; ".join(done.failures), hint="see the reasons above")
-    _judge(done.comparisons)
+    if against is not None:
+        _judge(done.comparisons, strict=strict, quiet=as_json)
 
 
 @app.command()
 def compare(
     a: Annotated[Path, typer.Argument(help="The earlier result.")],
     b: Annotated[Path, typer.Argument(help="The later result.")],
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Say whether a result is slower, larger or less right than an earlier one; status 3 if it is."""
-    from dataclasses import asdict
-
     from edgedistill.bench import compare as comparing
     from edgedistill.bench import results
     from edgedistill.terminal.benches import comparison_tables
 
     found = comparing.compare(results.read(a), results.read(b))
     if as_json:
-        print_json({"comparisons": [asdict(comparison) for comparison in found]})
+        print_json(_told(found))
     else:
         show(comparison_tables(found))
-    _judge(found)
+    _judge(found, strict=strict, quiet=as_json)
 
 
-def _judge(found: Sequence[Comparison]) -> None:
-    """Ends the command with status 3 when something is worse."""
-    from edgedistill.bench.compare import regressions
+def _told(found: Sequence[Comparison]) -> dict[str, Any]:
+    """Comparisons for programs: each one, and how many of the bundle's came to each verdict."""
+    from dataclasses import asdict
 
+    from edgedistill.bench.compare import counts
+
+    return {"comparisons": [asdict(comparison) for comparison in found], "counts": counts(found)}
+
+
+def _judge(found: Sequence[Comparison], *, strict: bool, quiet: bool) -> None:
+    """Ends the command with status 3 when something is worse, and says loudly when nothing is known.
+
+    Args:
+        strict: what could not be compared ends it so as well.
+        quiet: what was printed is for a program, which has the counts.
+    """
+    from edgedistill.bench.compare import regressions, says_nothing, untold
+
+    if says_nothing(found) and not quiet:
+        print(SILENT)
     if worse := regressions(found):
         said = [f"{one.name} on {one.link}" + (f" × {one.ratio.value:.3f}" if one.ratio else "") for one in worse]
         raise BudgetMissed(f"worse than before: {', '.join(said)}", hint="see the table; measure again to be sure")
+    if strict and (unknown := untold(found)):
+        said = [f"{one.name} on {one.link}" for one in unknown]
+        raise BudgetMissed(f"not comparable: {', '.join(said)}", hint="see the reasons above, or leave --strict out")

@@ -128,7 +128,8 @@ def _inputs(request: Request, folder: Path, recipes: Sequence[Recipe]) -> dict[s
 
 def compared(result: Result, found: Baselines) -> Result:
     """A benchmark with the ratios to its baselines."""
-    return replace(result, ratios=baseline.ratios(result.runs), remarks=(*result.remarks, *found.remarks))
+    remarks = (*result.remarks, *found.remarks, *baseline.untimed(result.runs))
+    return replace(result, ratios=baseline.ratios(result.runs), remarks=remarks)
 
 
 def teacher_cost(bundle: Path) -> float | None:

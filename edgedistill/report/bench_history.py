@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from edgedistill.report.blocks import KINDS, MISSING, Cell, Section, label, table
 from edgedistill.report.figures import date, interval, is_exact, number, shown
-from edgedistill.report.runs import Reasons, device, tokens
-from edgedistill.types import Comparison, DeviceRun, Kind, Measurement, Result
+from edgedistill.report.runs import SHORT, Reasons, device, tokens
+from edgedistill.types import Comparison, Contender, DeviceRun, Kind, Measurement, Result
 
 DIGITS = 12
 """Of a bundle's digest, which is enough to tell two bundles apart."""
@@ -23,12 +23,12 @@ def section(result: Result, before: Result | None, comparisons: Sequence[Compari
     reasons = {kind: Reasons() for kind in rows}
     if comparisons:
         for one in comparisons:
-            now, then = _on(result, one.link), _on(before, one.link)
+            now, then = _on(result, one.link, one.contender), _on(before, one.link, one.contender)
             kind = _kind(now, then)
             rows[kind].append(_compared(one, now, then, reasons[kind]))
     else:
         for now in result.runs:
-            then = _on(before, now.link)
+            then = _on(before, now.link, "bundle")
             if now.contender == "bundle" and then is not None and now.kind == then.kind:
                 rows[now.kind] += _side_by_side(now, then)
     tables = tuple(
@@ -64,6 +64,8 @@ def _compared(one: Comparison, now: DeviceRun | None, then: DeviceRun | None, re
         verdict = Cell(text=one.verdict, note=one.note, tone=tone)
     run = now or then
     place = one.link if run is None else device(run)
+    if one.contender != "bundle":
+        place = f"{SHORT[one.contender]} on {one.link}"
     return Cell(text=_named(one.name), note=place), _median(then, one.name), _median(now, one.name), ratio, verdict
 
 
@@ -93,10 +95,10 @@ def _named(name: str) -> str:
     return f"{label(metric)}, {tokens(int(length))}" if length.isdecimal() else label(name)
 
 
-def _on(result: Result | None, link: str) -> DeviceRun | None:
-    """The bundle's run on a device."""
+def _on(result: Result | None, link: str, contender: Contender) -> DeviceRun | None:
+    """The run of a contender on a device."""
     runs = () if result is None else result.runs
-    return next((run for run in runs if run.link == link and run.contender == "bundle"), None)
+    return next((run for run in runs if (run.link, run.contender) == (link, contender)), None)
 
 
 def _kind(now: DeviceRun | None, then: DeviceRun | None) -> Kind | None:

@@ -179,9 +179,9 @@ def _standing(result: Result, comparisons: Sequence[Comparison]) -> tuple[tuple[
 
 def _changes(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
     """What became worse or better; what could not be compared is no good news."""
-    count = Counter(comparison.verdict for comparison in comparisons)
+    count = Counter(comparison.verdict for comparison in comparisons if comparison.contender == "bundle")
     worse, better, untold = (count[verdict] for verdict in ("worse", "better", "not comparable"))
-    if untold == len(comparisons):
+    if untold == count.total():
         return [("missing", "Nothing comparable with the run before")]
     figures = f"figure{'s' if worse > 1 else ''} worse than before"
     found = [("bad", f"{worse} {figures}") if worse else ("good", "No figure worse than before")]

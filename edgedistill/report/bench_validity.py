@@ -131,7 +131,7 @@ def _timed(column: Column) -> list[Samples]:
     return [
         taken.samples
         for taken in column.run.taken
-        if taken.cell.what in TIMED and threads in (None, taken.cell.threads)
+        if taken.cell.what in TIMED and threads in (None, taken.samples.get("threads") or taken.cell.threads)
     ]
 
 

@@ -115,7 +115,7 @@ class Column:
         threads = self.run.in_effect.get("threads")
 
         def of(taken: Any) -> Sequence[float]:
-            if threads not in (None, taken.cell.threads):
+            if threads not in (None, taken.samples.get("threads") or taken.cell.threads):
                 return ()
             if length:
                 prompts = taken.samples.get("prompts") or ()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import energy
-from .conditions import Part
+from .conditions import LEAST_S, Part
 from .system import ROOT, text
 
 Item = TypeVar("Item")
@@ -44,7 +44,7 @@ def timing(
         texts: one timed call each, after as many warm-up calls as it takes for the clock to settle.
         batch_rows: rows a call when throughput is measured.
         within: all texts are answered again until the 95 % interval of the median is this narrow, as a share of the
-            median to either side. None: each text once.
+            median to either side, and it can be told what other programs did meanwhile. None: each text once.
         limit_s: ends the repeats as well. Single answers that are timed, and the batches, have this long each.
 
     Returns:
@@ -140,18 +140,25 @@ def narrow(values: Sequence[float], within: float) -> bool:
 def _repeated(
     once: Callable[[Item], float], items: Sequence[Item], within: float | None, limit_s: float
 ) -> tuple[list[float], str]:
-    """All items, again and again, so that each counts alike; only the limit of time ends it among them."""
+    """All items, again and again, so that each counts alike: the limit of time ends only the first pass among them.
+
+    A pass that would not end in time is not begun.
+    """
     found: list[float] = []
     started = time.perf_counter()
-    while True:
+    for passes in count(1):
         for item in items:
             found.append(once(item))
-            if within is not None and time.perf_counter() - started >= limit_s:
+            if within is not None and passes == 1 and time.perf_counter() - started >= limit_s:
                 return found, "time"
         if within is None:
-            return found, "once"
-        if narrow(found, within):
+            break
+        spent = time.perf_counter() - started
+        if spent >= LEAST_S and narrow(found, within):
             return found, "interval"
+        if spent * (passes + 1) / passes > limit_s:
+            return found, "time"
+    return found, "once"
 
 
 def _once(answer: Answer, texts: Sequence[Any]) -> float:

@@ -26,13 +26,17 @@ def result_tables(result: Result) -> list[RenderableType]:
 
 
 def comparison_tables(found: Sequence[Comparison]) -> list[RenderableType]:
-    """One table a device: every figure of two results, the second over the first; below it what was not compared."""
+    """One table a device and contender: every figure of two results, the second over the first.
+
+    Below it stands what was not compared.
+    """
     shown: list[RenderableType] = []
-    for link in dict.fromkeys(comparison.link for comparison in found):
-        table = table_of(f"compared on {link}: second over first", "figure", "ratio", "95 %", "verdict")
+    for link, contender in dict.fromkeys((comparison.link, comparison.contender) for comparison in found):
+        who = "" if contender == "bundle" else f", {contender}"
+        table = table_of(f"compared on {link}{who}: second over first", "figure", "ratio", "95 %", "verdict")
         notes: dict[str, list[str]] = {}
         for one in found:
-            if one.link != link:
+            if (one.link, one.contender) != (link, contender):
                 continue
             name = one.name.replace("_", " ")
             if one.ratio is not None or not one.note:

@@ -145,12 +145,14 @@ class Comparison:
     """One measurement of two results. `ratio` is B over A.
 
     Attributes:
+        contender: whose; a bundle is judged by its own figures alone.
         verdict: "equal" when the interval of the ratio holds 1 or the difference is below what can be told; "not
             comparable" says why in `note`: another kind, an unstable run, a figure that is missing.
     """
 
     name: str
     link: str
+    contender: Contender = "bundle"
     verdict: Literal["equal", "better", "worse", "not comparable"]
     ratio: Estimate | None = None
     note: str = ""

@@ -30,6 +30,7 @@ def timing(chance: random.Random, texts: int, *, passes: int = 2, factor: float 
         "latency_ms": latency,
         "throughput_rows_s": [900 / here * chance.gauss(1, 0.01) for _ in range(4)],
         "anchors_ms": [[here] * 20, [here] * 20],
+        "reference_ms": [1.0, 1.1],
         "ended_by": "interval",
         "cpu_share": 1.0,
         "foreign_cores": 0.02,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def test_a_classifier_is_asked_one_by_one_in_batches_and_for_its_memory(checkpoi
     timed = teacher.samples(checkpoint, TEXTS, "timing", CELL, 32)
     assert len(timed["latency_ms"]) == len(TEXTS)
     assert timed["throughput_rows_s"]
+    assert min(timed["reference_ms"]) > 0
     said = teacher.samples(checkpoint, TEXTS, "answers", CELL, 32)["logits"]
     assert [len(row) for row in said] == [3, 3, 3]
     assert teacher.samples(checkpoint, TEXTS, "memory", CELL, 32).keys() >= {"engine", "model", "process"}
@@ -127,6 +129,7 @@ def test_a_decoder_is_timed_at_the_lengths_that_are_asked_for(tmp_path: Path) ->
     found = teacher.samples(folder, ["w1 w2", "w3"], "writing", asked, 32)
     assert [prompt["prompt_tokens"] for prompt in found["prompts"]] == [8, 16]
     assert all(len(prompt["token_ms"]) >= 3 for prompt in found["prompts"])
+    assert min(found["reference_ms"]) > 0
     assert teacher.samples(folder, ["w1"], "memory", asked, 32).keys() >= {"engine", "model", "process"}
 
 
@@ -273,6 +276,14 @@ def test_models_that_write_are_compared_at_the_longest_prompt_of_both() -> None:
         for one in baseline.ratios([run("bundle", 1, whats=writes), run("teacher", 4, whats=writes)])
     }
     assert found == pytest.approx({"size": 4, "decode": 4, "prefill": 4})
+
+
+def test_an_unstable_run_has_no_ratio_of_times() -> None:
+    shaky = replace(run("teacher", 4), stable=False)
+    assert {one.name for one in baseline.ratios([run("bundle", 1), shaky])} == {"size", "memory", "accuracy"}
+    assert baseline.untimed([run("bundle", 1), run("teacher", 4)]) == ()
+    (said,) = baseline.untimed([run("bundle", 1), shaky])
+    assert said == "no time is held against the teacher on local: the run of the teacher is unstable"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from edgedistill import catalog
 from edgedistill.bench import harness
-from edgedistill.bench.compare import compare, difference, regressions
+from edgedistill.bench.compare import compare, counts, difference, regressions, says_nothing, untold
 from edgedistill.bench.course import of_bundle
 from edgedistill.bench.rows import Asked
 from edgedistill.types import Comparison, DeviceRun, Result
@@ -196,6 +196,44 @@ def test_a_machine_that_is_slower_itself_is_allowed_for(
     assert found.verdict == verdict
     if verdict == "not comparable":
         assert "the machine itself was" in found.note
+
+
+def test_what_has_no_reference_has_a_wider_bound(measure: Measure, usual: Result) -> None:
+    """Nobody knows whether the machine of a page was 5 % slower itself."""
+
+    def silent(result: Result) -> Result:
+        return replace(result, runs=(with_samples(result.runs[0], reference_ms=None),))
+
+    assert named(compare(silent(usual), silent(measure(4, factor=1.05))), "latency").verdict == "equal"
+    assert named(compare(silent(usual), silent(measure(4, factor=1.15))), "latency").verdict == "worse"
+
+
+def test_a_round_that_did_not_get_through_its_texts_is_not_compared(usual: Result) -> None:
+    short = replace(usual, runs=(with_samples(usual.runs[0], latency_ms=[1.0] * 19),))
+    for pair in ((usual, short), (short, usual)):
+        latency = named(compare(*pair), "latency")
+        assert (latency.verdict, latency.note) == ("not comparable", "a round did not get through the 20 texts")
+
+
+def test_a_slower_teacher_is_told_and_no_regression_of_the_bundle(measure: Measure, usual: Result) -> None:
+    def with_teacher(bundle: Result, teacher: Result) -> Result:
+        return replace(bundle, runs=(*bundle.runs, replace(teacher.runs[0], contender="teacher")))
+
+    found = compare(with_teacher(usual, usual), with_teacher(measure(1), measure(4, factor=1.2)))
+    said = {one.contender: one.verdict for one in found if one.name == "latency"}
+    assert said == {"bundle": "equal", "teacher": "worse"}
+    assert regressions(found) == untold(found) == ()
+    assert counts(found)["worse"] == 0
+    assert counts(found)["equal"] == len(found) / 2
+    (gone,) = untold(compare(with_teacher(usual, usual), replace(usual, runs=(with_teacher(usual, usual).runs[1],))))
+    assert (gone.name, gone.contender) == ("run", "bundle")
+
+
+def test_a_figure_that_vanished_is_untold_and_the_size_alone_says_nothing(usual: Result) -> None:
+    found = compare(usual, changed(usual, accuracy=None))
+    assert [one.name for one in untold(found)] == ["accuracy"]
+    assert not says_nothing(found)
+    assert says_nothing(compare(usual, changed(usual, engine="another", accuracy=None)))
 
 
 def test_too_few_rounds_say_nothing(measure: Measure, usual: Result) -> None:

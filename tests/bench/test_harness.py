@@ -14,6 +14,7 @@ from rich.console import Console
 
 from edgedistill import catalog
 from edgedistill.bench import harness, sweep
+from edgedistill.bench.compare import threads_of
 from edgedistill.bench.course import of_bundle
 from edgedistill.bench.rows import Asked
 from edgedistill.errors import InputError
@@ -113,7 +114,7 @@ def test_a_host_that_cannot_answer_leaves_the_other_figures(made: Path) -> None:
 
 
 @pytest.mark.parametrize("breaks_at", [0, 1, 4])
-def test_a_link_that_breaks_keeps_nothing_and_the_others_go_on(made: Path, breaks_at: int) -> None:
+def test_a_link_that_breaks_while_it_is_timed_has_no_times_and_the_others_go_on(made: Path, breaks_at: int) -> None:
     good, broken = run(made, Made(), Made("ssh://a", cores=2, breaks_at=breaks_at), threads=None).runs
     assert good.stable
     assert figure(good, "latency").median > 0
@@ -123,6 +124,37 @@ def test_a_link_that_breaks_keeps_nothing_and_the_others_go_on(made: Path, break
     assert {found.reason for found in gone.values()} == {"the link broke"}
     assert {found.remedy for found in gone.values()} == {"plug it in"}
     assert {found.name for found in good.measurements} <= gone.keys()
+
+
+@pytest.mark.parametrize(
+    ("breaks_at", "kept"), [(1, {"timing"}), (2, {"timing", "memory"}), (3, {"memory", "answers"})]
+)
+def test_what_was_finished_before_a_link_broke_is_kept(made: Path, breaks_at: int, kept: set[str]) -> None:
+    (one,) = run(made, Made(breaks_at=breaks_at)).runs  # timing, memory, answers, timing …
+    assert {taken.cell.what for taken in one.taken} == kept
+    assert (one.stable, one.reasons[0]) == (False, "the link broke")
+    for name, what in (("latency", "timing"), ("memory_model", "memory")):
+        assert (name in missing(one)) == (what not in kept)
+    assert all(
+        found.remedy == "plug it in" for name, found in missing(one).items() if name in ("latency", "memory_model")
+    )
+    assert (one.accuracy is None) == ("answers" not in kept)
+
+
+def test_the_threads_that_there_were_are_in_effect_and_fewer_are_a_reason(made: Path) -> None:
+    alone: dict[str, Any] = {"threads": 1}
+    (one,) = run(made, Made("browser://", change=dict.fromkeys(range(9), alone)), threads=4).runs
+    assert (one.asked["threads"], one.in_effect["threads"]) == (4, 1)
+    assert one.reasons == ("it ran with 1 of 4 threads",)
+    assert not one.stable
+
+
+def test_each_contender_has_the_threads_that_are_asked_of_it(made: Path) -> None:
+    entrants = [of_bundle(made, Made()), of_bundle(made, Made(), contender="teacher")]
+    asked: Any = {("local", "bundle"): 1, ("local", "teacher"): 4}
+    found = harness.bench(made, entrants, ROWS, SHORT, threads=asked)
+    assert threads_of(found) == asked
+    assert [one.in_effect["threads"] for one in found.runs] == [1, 4]
 
 
 def test_a_sweep_tries_all_numbers_and_takes_the_fewest_that_are_as_good(made: Path) -> None:
@@ -174,11 +206,11 @@ def test_a_disturbed_process_is_taken_again_and_a_noisy_machine_is_called_unstab
 
 
 def test_what_will_not_pass_is_not_tried_again(made: Path) -> None:
-    hot = {"conditions": [{"temperature_c": 60.0}, {"temperature_c": 85.0}], "steady": False}
-    link = Made(change=dict.fromkeys(range(100), hot))
+    held = {"conditions": [{"throttled": []}, {"throttled": ["under-voltage"]}], "steady": False}
+    link = Made(change=dict.fromkeys(range(100), held))
     (one,) = run(made, link).runs
     assert link.timed == 3
-    assert any("85 °C" in reason for reason in one.reasons)
+    assert any("under-voltage" in reason for reason in one.reasons)
 
 
 def test_rounds_are_added_while_the_median_is_not_known_as_closely_as_asked(made: Path) -> None:

@@ -359,6 +359,20 @@ def test_runs_that_cannot_be_compared_are_no_good_news(make_result: Make) -> Non
     assert "- ✓ No figure worse than before\n- 2 not comparable" in mended
 
 
+def test_a_slower_teacher_stands_beside_its_own_figures_and_is_no_bad_news(make_result: Make) -> None:
+    result = make_result()
+    (teacher,) = (run for run in result.runs if run.contender == "teacher")
+    shown_ = number(next(one.median for one in teacher.measurements if one.name == "latency"), "ms").replace(
+        "\xa0", " "
+    )  # type: ignore[union-attr]
+    text = markdown(result, result, comparisons=(COMPARISONS[1], replace(COMPARISONS[0], contender="teacher")))
+    (row,) = (line for line in text.splitlines() if "teacher, PyTorch on local" in line and "worse" in line)
+    assert row.replace("\xa0", " ").count(shown_) == 2
+    assert "No figure worse than before" in text
+    text = markdown(result, result, comparisons=(COMPARISONS[3], replace(COMPARISONS[1], contender="teacher")))
+    assert "- Nothing comparable with the run before" in text
+
+
 def test_no_run_at_all_is_said(make_result: Make) -> None:
     text = markdown(make_result(runs=(), ratios=()))
     assert "The bundle was not measured." in text

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edgedistill.runtime import cell, measure
+from edgedistill.runtime import cell, conditions, measure
 from edgedistill.runtime.engines import Refused
 
 ANONYMOUS, FILE = 300_000_000, 200_000_000
@@ -50,10 +50,11 @@ def test_too_few_values_have_no_interval() -> None:
 def test_repeats_end_when_the_median_is_known_well_enough_and_every_text_counted_alike(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    steady, shaky = Clock(monkeypatch, 10.0, 10.1), Clock(monkeypatch, 10.0, 20.0, 15.0)
-    assert measure._repeated(steady, "abcd", None, 60) == ([10.0, 10.1] * 2, "once")
+    steady = Clock(monkeypatch, 100.0, 101.0)
+    assert measure._repeated(steady, "abcd", None, 60) == ([100.0, 101.0] * 2, "once")
     found, ended_by = measure._repeated(steady, "abcd", 0.02, 60)
     assert (len(found), ended_by) == (8, "interval")
+    shaky = Clock(monkeypatch, 100.0, 200.0, 150.0)
     more, ended_by = measure._repeated(shaky, "abc", 0.02, 60)
     assert ended_by == "interval"
     assert len(more) > len(found)
@@ -65,6 +66,19 @@ def test_repeats_end_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> N
     found, ended_by = measure._repeated(slow, "abcdefgh", 0.001, 3)
     assert ended_by == "time"
     assert found == [400.0, 900.0, 400.0, 900.0, 400.0]
+
+
+def test_repeats_last_until_other_programs_can_be_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = Clock(monkeypatch, 1.0)
+    found, ended_by = measure._repeated(fast, "abcdefgh", 0.02, 60)
+    assert ended_by == "interval"
+    assert fast.now >= conditions.LEAST_S
+    assert len(found) % 8 == 0
+
+
+def test_a_pass_that_would_not_end_in_time_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, ended_by = measure._repeated(Clock(monkeypatch, 100.0, 900.0), "abcd", 0.001, 5)
+    assert (len(found), ended_by) == (8, "time")  # two passes of 2 s
 
 
 def test_a_slow_device_warms_up_no_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
