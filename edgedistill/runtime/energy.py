@@ -67,8 +67,8 @@ class Counter:
 class Charge(Counter):
     """What a battery holds: a reading is its coulombs and its volts, and `wraps` means nothing.
 
-    What was spent is charge times voltage, both of the part: all the charge that is held times a voltage would take each
-    sag of the voltage under load for work, and 20 mV of 4 Ah are 288 J.
+    What was spent is the charge that left times the voltage. All the charge that is held times the voltage would take
+    each sag of it under load for work: 20 mV of 4 Ah are 288 J.
     """
 
     wraps: tuple[float | None, ...] = ()
@@ -204,7 +204,7 @@ def battery_watts(folder: Path) -> float | None:
 
 
 def dumpsys(said: str | None) -> tuple[float, float, bool] | None:
-    """Coulombs that a phone's battery holds, its volts, and whether it hangs on a cable: `dumpsys battery`'s µAh, mV."""
+    """Coulombs that a phone's battery holds, its volts, and whether it hangs on a cable; `dumpsys` says µAh and mV."""
     told = dict(re.findall(r"^\s*([\w ]+): (\S+)\s*$", said or "", re.MULTILINE))
     try:
         held, volts = int(told["Charge counter"]) * 3.6e-3, int(told["voltage"]) * 1e-3
