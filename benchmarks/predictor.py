@@ -3,9 +3,10 @@
 `python benchmarks/predictor.py --rows CSV [--fit CSV]`.
 
 Both files have the columns that `edgedistill.predictor.rows.COLUMNS` names, one value a row. Every model is predicted
-from rows of other models only: without --fit from the other rows of the file, with it from the file named there. What
-counts are rows of llama.cpp with confidence A and 4 bits or more, decoding and reading a prompt; the other rows are
-predicted as well, by the same fit, and shown beside as an outer check.
+from rows of other networks only, for a model under another name, or trained once more, is as fast: without --fit from
+the other rows of the file, with it from the file named there. What counts are rows of llama.cpp with confidence A and 4
+bits or more, decoding and reading a prompt; the other rows are predicted as well, by the same fit, and shown beside as
+an outer check. So are the figures with only rows of the same name left out.
 
 --write puts the constants of the fit where the package reads them. The last line is JSON: median_ape, coverage90, n.
 """
@@ -54,11 +55,17 @@ def _run(options: argparse.Namespace) -> int:
     basis = [one for one in known.speeds if one.judged]
     found = speed.predict(judged, basis, files, devices)
     figures = _figures(found)
-    print(f"{len(found)} rows of llama.cpp, confidence A, 4 bits and more; each model predicted from other models\n")
+    print(f"{len(found)} rows of llama.cpp, confidence A, 4 bits and more; each model predicted from other networks\n")
     for title, key in (("metric", _metric), ("board", _board), ("quantization", _form), ("rests on", _basis)):
         _table(title, found, key)
     _worst(found)
     _outer(wanted, basis, files, devices)
+    by_name = _figures(speed.predict(judged, basis, files, devices, _model))
+    if by_name["n"]:
+        print(
+            "\nwith only rows of the same name left out, so that a network may be known by another: "
+            "{median_ape:.1%}, {coverage90:.1%} covered".format(**by_name)
+        )
     boards = _without_each_board(judged, basis, files, devices)
     if boards["n"]:
         print(
@@ -68,7 +75,11 @@ def _run(options: argparse.Namespace) -> int:
     parts = {name: _figures([one for one in found if one.speed.metric == name]) for name in METRICS}
     if options.write:
         _write(known, devices, figures)
-    print(json.dumps(figures | parts | {"left_out": sum(wanted.left_out.values()), "unseen_board": boards}))
+    print(
+        json.dumps(
+            figures | parts | {"left_out": sum(wanted.left_out.values()), "by_name": by_name, "unseen_board": boards}
+        )
+    )
     return 0
 
 
@@ -78,6 +89,10 @@ def _figures(found: Sequence[Predicted]) -> dict[str, float | None]:
         "coverage90": round(statistics.fmean(one.covered for one in found), 4) if found else None,
         "n": len(found),
     }
+
+
+def _model(one: Speed) -> str:
+    return one.model
 
 
 def _metric(one: Predicted) -> str:
@@ -155,6 +170,7 @@ def _write(known: Rows, devices: Iterable[Device], figures: dict[str, float | No
         "written": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "rows": len(basis),
         "models": len({one.model for one in basis}),
+        "networks": len({one.network for one in basis}),
         "boards": len({one.board for one in basis}),
         "by": "python benchmarks/predictor.py --rows CSV --write",
         **{key: value for key, value in figures.items() if key != "n"},

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,21 @@ def test_the_tables_of_a_teacher_are_named() -> None:
     assert "compared on local, teacher: second" in told
 
 
+@pytest.mark.parametrize(
+    ("title", "said"),
+    [
+        ("cortex-a72, emulated", "cortex-a72, emulated"),
+        ("board", "board, emulated"),
+        ("board-" * 20, ("board-" * 20)[:69] + "…, emulated"),
+    ],
+)
+def test_a_run_has_one_line_for_its_title_and_says_its_kind_once(title: str, said: str, folder: Path) -> None:
+    found = result(folder, Emulated("emulated://cortex-a72"))
+    told = lines(result_tables(replace(found, runs=(replace(found.runs[0], title=title),))))
+    assert told[0].rstrip() == said
+    assert "threads: " in told[1]
+
+
 def test_tables_fit_into_eighty_columns(folder: Path) -> None:
     one = result(
         folder, Made(cores=4), Emulated("emulated://cortex-a72", wrong=1), Made("ssh://pi@kitchen", breaks_at=0)
@@ -212,6 +228,9 @@ def test_tables_fit_into_eighty_columns(folder: Path) -> None:
     another = result(folder, Made(cores=4, factor=1.2, change={0: {"foreign_cores": 1.0}}))
     told = lines([*result_tables(one), *result_tables(another), *comparison_tables(compare(one, another))])
     assert max(map(len, told)) <= 80
+    rules = [(above, line) for above, line in pairwise(told) if set(line.strip()) == {"─"}]
+    assert len(rules) > 3
+    assert all(len(line.rstrip()) >= len(above.rstrip()) for above, line in rules)
     text = " ".join(" ".join(told).split())
     for part in (
         "not measured: latency",

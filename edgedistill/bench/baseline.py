@@ -16,7 +16,7 @@ import numpy as np
 
 from edgedistill.bench.course import Entrant, of_bundle
 from edgedistill.errors import InputError, PlanRefused
-from edgedistill.evaluate.stats import paired, ratio_interval
+from edgedistill.evaluate.stats import paired, plain_ratio, ratio_interval
 from edgedistill.export.fit import NUMPY_BYTES
 from edgedistill.links import local
 from edgedistill.links.link import LONGEST_S, TIMEOUT_PER_ROW_S, Facts, Link, PythonLink, parsed
@@ -259,7 +259,7 @@ def untimed(runs: Sequence[DeviceRun]) -> tuple[str, ...]:
 
 
 def _ratios(ours: DeviceRun, theirs: DeviceRun) -> Iterator[tuple[Name, Estimate]]:
-    yield "size", _plain(theirs.file_bytes, ours.file_bytes)
+    yield "size", plain_ratio(theirs.file_bytes, ours.file_bytes)
     if (pair := _both(ours, theirs, "timing", "latency_ms")) is not None:
         yield "latency", ratio_interval(pair[1], pair[0])
     if (pair := _both(ours, theirs, "timing", "throughput_rows_s")) is not None:
@@ -270,7 +270,7 @@ def _ratios(ours: DeviceRun, theirs: DeviceRun) -> Iterator[tuple[Name, Estimate
             yield name, ratio_interval(pair[0], pair[1])
     memory = [_median_memory(run) for run in (ours, theirs)]
     if memory[0] is not None and memory[1] is not None and memory[0] > 0:
-        yield "memory", _plain(memory[1], memory[0])
+        yield "memory", plain_ratio(memory[1], memory[0])
     right = [_right(run) for run in (ours, theirs)]
     if right[0] is not None and right[1] is not None and len(right[0]) == len(right[1]) and right[1].any():
         yield "accuracy", paired(lambda means: means[0] / means[1], [right[0], right[1]])
@@ -311,8 +311,3 @@ def _right(run: DeviceRun) -> Any:
     found = _rounds(run, "answers")
     right = found[0].get("right") if found else None
     return None if right is None else np.array(right, dtype=np.float64)
-
-
-def _plain(above: float, below: float) -> Estimate:
-    value = above / below
-    return Estimate(value=value, low=value, high=value)

@@ -28,8 +28,9 @@ from edgedistill.bench.machine import environment
 from edgedistill.bench.measurements import Benchmark
 from edgedistill.bench.rows import spread
 from edgedistill.config import Request
-from edgedistill.evaluate.stats import ratio_interval
+from edgedistill.evaluate.stats import plain_ratio, ratio_interval
 from edgedistill.links import local
+from edgedistill.links.link import TIMEOUT_PER_ROW_S
 from edgedistill.store import Output, Store, digest
 from edgedistill.teachers.local import user_bytes
 from edgedistill.types import Estimate, Measurement, Progress, Subject, Teacher, Workload, silent
@@ -41,8 +42,6 @@ Run = Callable[[str], Samples]
 ROUNDS = 3
 """Of a build. Its question is whether a file is several times faster, which three rounds answer."""
 MEMORY = ("memory_model", "memory_model_anonymous", "memory_process")
-TIMEOUT_PER_ROW_S = 20.0
-"""So that a larger workload may take longer. A child answers each text a few times, a small teacher in milliseconds."""
 FOUND = "bench.json"
 CHILD_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
@@ -101,20 +100,15 @@ def ratios(teacher: Subject, exported: Subject) -> dict[str, Estimate]:
 
     Size is counted and memory is one value a round: both are given without a spread.
     """
-    found = {"size": _plain_ratio(teacher.file_bytes, exported.file_bytes)}
+    found = {"size": plain_ratio(teacher.file_bytes, exported.file_bytes)}
     for name, smaller_is_better in (("latency", True), ("throughput", False)):
         a, b = (_by_round(subject, name) for subject in (teacher, exported))
         if a is not None and b is not None:
             found[name] = ratio_interval(a, b) if smaller_is_better else ratio_interval(b, a)
     a, b = (_by_round(subject, "memory_model") for subject in (teacher, exported))
     if a is not None and b is not None and np.median(b) > 0:
-        found["memory"] = _plain_ratio(float(np.median(a)), float(np.median(b)))
+        found["memory"] = plain_ratio(float(np.median(a)), float(np.median(b)))
     return found
-
-
-def _plain_ratio(above: float, below: float) -> Estimate:
-    value = above / below
-    return Estimate(value=value, low=value, high=value)
 
 
 def _by_round(subject: Subject, name: str) -> Any:

@@ -144,12 +144,13 @@ def export_card(name: str, board: str, record: Mapping[str, Any]) -> str:
 
 def _writing(predicted: Mapping[str, Any]) -> list[str]:
     """How fast it is predicted to write on the board."""
+    found = [one for one in predicted["measurements"] if one["name"] != "memory"]
     lines = [
         "| {} | {:.3g} | {:.3g} to {:.3g} | {} |".format(one["name"], one["median"], *one["interval"], one["unit"])
-        for one in predicted["measurements"]
-        if one["name"] != "memory"
+        for one in found
     ]
-    head = ["| predicted, prompt @ tokens | value | 90 % interval | unit |", "| --- | --- | --- | --- |"]
+    called = " or ".join(dict.fromkeys(one["called"] for one in found))
+    head = [f"| predicted, prompt @ tokens | value | {called} | unit |", "| --- | --- | --- | --- |"]
     return [*(head if lines else []), *lines, *([""] if lines else []), *(f"{line}." for line in predicted["why"]), ""]
 
 

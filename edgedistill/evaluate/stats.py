@@ -101,6 +101,12 @@ def quantile_interval(samples: Samples, share: float, *, seed: int = 0) -> Estim
     return Estimate(value=float(np.quantile(np.concatenate(_rounds(samples)), share)), low=float(low), high=float(high))
 
 
+def plain_ratio(above: float, below: float) -> Estimate:
+    """A ratio of two figures that do not scatter, such as sizes of files."""
+    value = above / below
+    return Estimate(value=value, low=value, high=value)
+
+
 def ratio_interval(above: Samples, below: Samples, *, seed: int = 0) -> Estimate:
     """Median of one set of samples over the median of another, with its bootstrap interval; the sets are unpaired.
 

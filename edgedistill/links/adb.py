@@ -18,13 +18,13 @@ import importlib
 import re
 import secrets
 import shlex
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgedistill.archive import pack
 from edgedistill.errors import EngineCrashed, InputError, MissingExtra, StageError
 from edgedistill.links import arm64_root, local, phone, remote
 from edgedistill.links.link import Facts, PythonLink, parsed, refusal
@@ -96,7 +96,7 @@ class Adb(PythonLink):
         if status != 0:
             raise StageError(f"the shell of {self.title} ended with status {status}: {out[-local.LAST_WORDS :]}")
         told = remote.told(out)
-        held = phone.held()
+        held = phone.sent()
         found = phone.facts(told, held, now=asked)
         self.title = found["machine"] or self._serial
         self._root = f"{phone.FOLDER}/{phone.root_name()}" if held else ""
@@ -231,9 +231,7 @@ class Adb(PythonLink):
                 names = phone.contents(base)
                 with tempfile.TemporaryDirectory() as folder:
                     archive = Path(folder) / "python.tar"
-                    with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as packed:
-                        for name in names:
-                            packed.add(base / name, name, recursive=False)
+                    pack(base, names, archive)
                     self._wrote = True
                     self._do('mkdir -p "$1"', phone.FOLDER)
                     self._device.sync.push(archive, f"{self._session}.tar")

@@ -15,12 +15,12 @@ import os
 import platform
 import shutil
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import platformdirs
 
+from edgedistill.archive import unzip
 from edgedistill.errors import StageError
 from edgedistill.links import local
 from edgedistill.store import canonical, replace, write_atomically
@@ -64,6 +64,15 @@ def wanted() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in WHEELS}
 
 
+def held() -> Mapping[str, str]:
+    """The packages of the root on this machine, with their versions; none where there is no root."""
+    try:
+        found: Mapping[str, str] = json.loads((root() / READY).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
 def install() -> Path:
     """Makes the arm64 root from Debian's packages and the package index. Nothing outside the cache is touched.
 
@@ -94,8 +103,7 @@ def install_decoding() -> None:
     base = root()
     _unpack_debian(base, DECODING_PACKAGES)
     _unpack_wheels(base, DECODING)
-    held = json.loads((base / READY).read_text())
-    write_atomically(base / READY, canonical(held | DECODING))
+    write_atomically(base / READY, canonical({**held(), **DECODING}))
 
 
 def _check_system() -> None:
@@ -147,6 +155,5 @@ def _unpack_wheels(base: Path, wanted: Mapping[str, str]) -> None:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     local.run([*pip, "--python-version", "3.11", "--implementation", "cp", *where, "-d", wheels, *pins], cwd=base)
     for wheel in sorted(wheels.glob("*.whl")):
-        with zipfile.ZipFile(wheel) as archive:  # from the package index, checked by pip
-            archive.extractall(site)
+        unzip(wheel, site)  # from the package index, checked by pip
     shutil.rmtree(wheels)

@@ -9,7 +9,6 @@ highest mark of a process is the emulator's alone, so there is no peak.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -19,7 +18,7 @@ from typing import Any, ClassVar
 
 from edgedistill.errors import InputError, StageError
 from edgedistill.links import guest, local
-from edgedistill.links.arm64_root import EMULATOR, PYTHON, READY, REMEDY, SETUP, WHEELS, root, wanted
+from edgedistill.links.arm64_root import EMULATOR, PYTHON, REMEDY, SETUP, WHEELS, held, root, wanted
 from edgedistill.links.link import Facts, PythonLink
 from edgedistill.types import Cell, Kind, NotMeasured, What
 
@@ -61,7 +60,7 @@ class Emulated(PythonLink):
             "python": Path(PYTHON).name.removeprefix("python"),
             "cores": os.cpu_count(),
             "ram_bytes": None,
-            "packages": _held(),
+            "packages": held(),
         }
 
     def put(self, folder: Path) -> str:
@@ -98,8 +97,8 @@ class Emulated(PythonLink):
 
 def without_peak(samples: Mapping[str, Any]) -> Mapping[str, Any]:
     """The same samples without the highest mark of memory, which is the emulator's."""
-    held = {name: found for name, found in samples.items() if isinstance(found, dict) and "peak" in found}
-    return {**samples, **{name: {**found, "peak": None} for name, found in held.items()}, "reason": NO_PEAK}
+    told = {name: found for name, found in samples.items() if isinstance(found, dict) and "peak" in found}
+    return {**samples, **{name: {**found, "peak": None} for name, found in told.items()}, "reason": NO_PEAK}
 
 
 def missing(needed: Mapping[str, str] | None = None) -> NotMeasured | None:
@@ -111,7 +110,7 @@ def missing(needed: Mapping[str, str] | None = None) -> NotMeasured | None:
     name = "emulation"
     if shutil.which(EMULATOR) is None:
         return NotMeasured(name=name, reason=f"{EMULATOR} is not installed", remedy=REMEDY)
-    ready = _held()
+    ready = held()
     if not ready:
         return NotMeasured(name=name, reason="there is no arm64 root to run in", remedy=REMEDY)
     needed = wanted() if needed is None else needed
@@ -119,15 +118,6 @@ def missing(needed: Mapping[str, str] | None = None) -> NotMeasured | None:
         reason = f"the arm64 root holds {_named(ready)}, and what runs in it is {_named(needed)}"
         return NotMeasured(name=name, reason=reason, remedy=SETUP)
     return None
-
-
-def _held() -> Mapping[str, str]:
-    """The packages of the arm64 root; none where there is no root."""
-    try:
-        found: Mapping[str, str] = json.loads((root() / READY).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found
 
 
 def _pinned(bundle: Path) -> Mapping[str, str]:

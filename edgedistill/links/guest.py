@@ -4,7 +4,7 @@
 
 /proc/self/smaps is the host's and tells of everything in the process. /proc/self/maps is made by the emulator for the
 program, and tells of the program's own pieces; their addresses are the host's, as the emulator puts a 64-bit program
-where it wants to be. The pieces that are in both are the program's memory.
+where it wants to be. What is in both is the program's memory.
 
 It runs in the emulated Python and takes nothing but the standard library and the bundle's runtime.
 """
@@ -12,7 +12,7 @@ It runs in the emulated Python and takes nothing but the standard library and th
 import importlib
 import runpy
 import sys
-from bisect import bisect
+from bisect import bisect, bisect_left
 from pathlib import Path
 
 SPLIT = {"Rss:": "rss", "Anonymous:": "anonymous", "Swap:": "swap"}
@@ -20,21 +20,34 @@ SPLIT = {"Rss:": "rss", "Anonymous:": "anonymous", "Swap:": "swap"}
 
 def resident(*_: object) -> dict[str, int] | None:
     """Bytes of the program in memory, split as `runtime.measure` does it; None where nothing can be told apart."""
-    own = sorted(_place(line) for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines())
+    # The host's first: what the program is given meanwhile is then in its own pieces, and counts for nothing yet.
+    told = Path("/proc/self/smaps").read_text(encoding="utf-8")
+    return counted(told, Path("/proc/self/maps").read_text(encoding="utf-8"))
+
+
+def counted(smaps: str, maps: str) -> dict[str, int] | None:
+    """The memory of the host's pieces that lies in the program's.
+
+    A piece of the host may be larger than the program's, where the heap grew between the two readings, or where memory
+    of the emulator lies behind it. Of such a piece that share counts which is the program's.
+    """
+    own = sorted(_place(line) for line in maps.splitlines())
     starts = [start for start, _ in own]
-    found = dict.fromkeys(SPLIT.values(), 0)
-    inside = False
-    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+    found = dict.fromkeys(SPLIT.values(), 0.0)
+    share = 0.0
+    for line in smaps.splitlines():
         words = line.split()
         if not words[0].endswith(":"):
             start, end = _place(line)
-            before = bisect(starts, start) - 1
-            inside = before >= 0 and end <= own[before][1]
-        elif inside and words[0] in SPLIT:
-            found[SPLIT[words[0]]] += int(words[1]) * 1024
+            near = own[max(0, bisect(starts, start) - 1) : bisect_left(starts, end)]
+            both = sum(max(0, min(end, last) - max(start, first)) for first, last in near)
+            share = both / (end - start)
+        elif words[0] in SPLIT:
+            found[SPLIT[words[0]]] += int(words[1]) * 1024 * share
     if not found["rss"]:
         return None
-    return {**found, "file": found["rss"] - found["anonymous"], "peak": found["rss"] + found["swap"]}
+    rss, anonymous, swap = (round(found[name]) for name in SPLIT.values())
+    return {"rss": rss, "anonymous": anonymous, "swap": swap, "file": rss - anonymous, "peak": rss + swap}
 
 
 def _place(line: str) -> tuple[int, int]:

@@ -21,6 +21,7 @@ Facts = Mapping[str, Any]
 """What a device tells about itself: machine, system, python, cores, ram_bytes, packages, and what else it knows."""
 
 TIMEOUT_PER_ROW_S = 20.0
+"""So that a larger workload may take longer. Each text is answered a few times, by a small model in milliseconds."""
 LONGEST_S = 3600.0
 LAST_WORDS = 500
 EVERYTHING: frozenset[What] = frozenset({"timing", "memory", "answers", "writing"})

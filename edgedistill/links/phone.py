@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -68,13 +67,9 @@ def unusable(serial: str, state: str | None, others: Sequence[str]) -> tuple[str
     return f"{serial} is in the state {state!r}, and not running Android", "start it up as usual: `adb reboot`"
 
 
-def held() -> Mapping[str, str]:
-    """The packages of the arm64 root on this machine, with their versions; none where there is no root."""
-    try:
-        found: Mapping[str, str] = json.loads((arm64_root.root() / arm64_root.READY).read_text())
-    except (OSError, ValueError):
-        return {}
-    return {name: version for name, version in found.items() if name in arm64_root.WHEELS}
+def sent() -> Mapping[str, str]:
+    """The packages that go to the phone, with their versions: of the arm64 root, those for encoders."""
+    return {name: version for name, version in arm64_root.held().items() if name in arm64_root.WHEELS}
 
 
 def contents(base: Path) -> list[str]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from edgedistill.errors import InputError
 from edgedistill.predictor import fitted, names
-from edgedistill.types import Device, Measurement
+from edgedistill.predictor.law import LEVEL
+from edgedistill.types import Device, PredictedMeasurement
 
 PROMPT_TOKENS = 256
 """Of the prompt that figures are given for, where nobody asks for another: as in most of the published rows."""
@@ -23,6 +24,8 @@ CARD_BYTES_S = 22e6
 """What a board reads from its storage where its profile does not say: an SD card, as on a Raspberry Pi Zero 2 W."""
 PAGING_FACTOR = 3.0
 """A judgement: cards differ, and a system guesses which pages it will need."""
+INTERVAL = f"{LEVEL:.0%} interval".replace("%", " %")
+ROUGH = "rough range"
 MEMORY_FACTOR = 1.2
 """Rough: the arithmetic is llama.cpp's own, but what a system counts as resident is not."""
 
@@ -33,11 +36,11 @@ class Prediction:
 
     Attributes:
         measurements: decode@N and prefill@N in tokens a second, first_token@N in ms, for a prompt of N tokens, with
-            intervals of `LEVEL`; memory in bytes with a rough range.
+            intervals of `LEVEL`, or rough ranges where it does not fit into memory; memory in bytes, rough too.
         why: what the figures rest on, a line each.
     """
 
-    measurements: tuple[Measurement, ...] = ()
+    measurements: tuple[PredictedMeasurement, ...] = ()
     why: tuple[str, ...] = ()
 
 
@@ -97,18 +100,19 @@ def decoder(
             f"at {storage / 1e6:.0f} MB/s, a rough figure with a rough range"
         )
     prefill = prompt_tokens / prompt_s
+    kind = ROUGH if missing else INTERVAL  # nobody has published enough timings of paging to know how far it is off
     return Prediction(
         measurements=(
-            _within(f"decode@{prompt_tokens}", "tokens/s", 1 / token_s, factors["decode"]),
-            _within(f"prefill@{prompt_tokens}", "tokens/s", prefill, factors["prefill"]),
-            _within(f"first_token@{prompt_tokens}", "ms", prompt_s * 1e3, factors["prefill"]),
-            _within("memory", "bytes", memory, MEMORY_FACTOR),
+            _within(f"decode@{prompt_tokens}", "tokens/s", 1 / token_s, factors["decode"], kind),
+            _within(f"prefill@{prompt_tokens}", "tokens/s", prefill, factors["prefill"], kind),
+            _within(f"first_token@{prompt_tokens}", "ms", prompt_s * 1e3, factors["prefill"], kind),
+            _within("memory", "bytes", memory, MEMORY_FACTOR, ROUGH),
         ),
         why=tuple(dict.fromkeys(why)),
     )
 
 
-def _within(name: str, unit: str, value: float, factor: float) -> Measurement:
-    return Measurement(
-        name=name, unit=unit, kind="predicted", values=(value,), interval=(value / factor, value * factor)
+def _within(name: str, unit: str, value: float, factor: float, called: str) -> PredictedMeasurement:
+    return PredictedMeasurement(
+        name=name, unit=unit, values=(value,), interval=(value / factor, value * factor), called=called
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from edgedistill.types import Device, Measurement, Recipe, Shape
+from edgedistill.types import Device, PredictedMeasurement, Recipe, Shape
 
 ENGINE_BYTES = 55e6
 """Resident memory of Python with numpy, tokenizers and ONNX Runtime before a model is loaded, on 64-bit Linux."""
@@ -31,7 +31,7 @@ SIZE_FACTOR = 1.03
 
 def encoder(
     shape: Shape, recipe: Recipe, device: Device, tokens: int, *, threads: int, spans: bool = False
-) -> tuple[Measurement, ...]:
+) -> tuple[PredictedMeasurement, ...]:
     """Latency (ms), size of the file and memory (bytes) of an encoder on a board, each with a rough range.
 
     Args:
@@ -74,7 +74,5 @@ def is_mapped(recipe: Recipe) -> bool:
     return recipe.scheme == "dynamic" and recipe.file_bits == recipe.bits == recipe.table_bits == 8
 
 
-def _rough(name: str, unit: str, value: float, factor: float) -> Measurement:
-    return Measurement(
-        name=name, unit=unit, kind="predicted", values=(value,), interval=(value / factor, value * factor)
-    )
+def _rough(name: str, unit: str, value: float, factor: float) -> PredictedMeasurement:
+    return PredictedMeasurement(name=name, unit=unit, values=(value,), interval=(value / factor, value * factor))

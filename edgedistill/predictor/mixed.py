@@ -31,6 +31,7 @@ class Cell:
 
     Attributes:
         expected: log speed before any row is seen, and `spread`, its standard deviation between boards.
+        model: the network, for models of one network are as fast.
         size: log of the size that the speed may depend on, against a reference.
         seen: log speed; 0 in a cell that is only predicted.
     """

@@ -166,6 +166,19 @@ def plain(name: str) -> str:
     return re.sub(r"-+", "-", text).strip("-")
 
 
+def network(name: str) -> str:
+    """What a checkpoint's weights are read by: names that give one text are one network, however it was trained.
+
+    Speeds of one tell those of the other, so a model is only left out where its network is. Of a name that is not in
+    our table it is the name, whatever stands between its parts.
+    """
+    text = plain(name)
+    for pattern, _, known in _table():
+        if pattern.fullmatch(text):
+            return known
+    return re.sub(r"[^a-z0-9.]", "", text)
+
+
 def decoder(name: str, parameters_m: float | None = None) -> Decoder | None:
     """The sizes of a checkpoint: from our table, else from the number given or the one in its name.
 
@@ -176,7 +189,7 @@ def decoder(name: str, parameters_m: float | None = None) -> Decoder | None:
         None when there is neither a number nor an entry.
     """
     text = plain(name)
-    for pattern, found in _table():
+    for pattern, found, _ in _table():
         if pattern.fullmatch(text):
             return found
     total = parameters_m * 1e6 if parameters_m else _size(text)
@@ -198,7 +211,8 @@ def _size(text: str) -> float | None:
 
 
 @cache
-def _table() -> tuple[tuple[re.Pattern[str], Decoder], ...]:
+def _table() -> tuple[tuple[re.Pattern[str], Decoder, str], ...]:
+    """Names, sizes and network of each entry."""
     entries = read_toml(CHECKPOINTS)["checkpoint"]
     assert isinstance(entries, list)  # noqa: S101 - the file is our own
     found = []
@@ -216,6 +230,7 @@ def _table() -> tuple[tuple[re.Pattern[str], Decoder], ...]:
                     looked_up=looked_up,
                     width=entry.get("width"),
                 ),
+                entry.get("network", entry["name"]),
             )
         )
     return tuple(found)

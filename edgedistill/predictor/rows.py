@@ -63,6 +63,7 @@ class Speed:
         board: the chip, or what stands for it (`board_of`).
         engine: "llama.cpp" for what runs it unchanged; else as written.
         model: the plain name; rows with one plain name are one model.
+        network: what models with one architecture share, tuned or spelled otherwise: phi-3.5-mini and phi3-3.8b.
         quant: as written, in small letters.
         threads: None where the row does not say or says "all".
         old: from before llama.cpp had kernels on ARM for several rows of Q4_K to Q8_0 at once.
@@ -74,6 +75,7 @@ class Speed:
     board: str
     engine: str
     model: str
+    network: str
     decoder: Decoder
     form: Quantization
     quant: str
@@ -218,6 +220,7 @@ def _speed(line: int, row: Mapping[str, str], board: str, value: float) -> Speed
         board=board,
         engine="llama.cpp" if _LLAMA.match(runtime.lower()) else runtime,
         model=names.plain(row["model"]),
+        network=names.network(row["model"]),
         decoder=decoder,
         form=form,
         quant=quant,

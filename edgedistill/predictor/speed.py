@@ -1,4 +1,4 @@
-"""Each published speed of a decoder from those of other models: what `law` leaves open, found by `mixed`.
+"""Each published speed of a decoder from those of other networks: what `law` leaves open, found by `mixed`.
 
 The context is left out: the rows write 64 to 128 tokens from an empty one. What each choice is worth, and what was
 tried and dropped, is in benchmarks/LOG.md.
@@ -7,7 +7,7 @@ tried and dropped, is in benchmarks/LOG.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,8 +119,18 @@ def work(speed: Speed, read_bytes: Mapping[tuple[str, str], float]) -> float:
     return read_bytes.get((speed.model, speed.quant)) or speed.decoder.bytes_read(speed.form)
 
 
-def cell(speed: Speed, boards: Boards, read_bytes: Mapping[tuple[str, str], float]) -> Cell:
-    """A row as the mixed model takes it."""
+def network(speed: Speed) -> str:
+    """What a row is left out with: every row of its network, whatever its model is called."""
+    return speed.network
+
+
+def cell(
+    speed: Speed,
+    boards: Boards,
+    read_bytes: Mapping[tuple[str, str], float],
+    group: Callable[[Speed], str] = network,
+) -> Cell:
+    """A row as the mixed model takes it; rows of one `group` are one model to it."""
     metric, cost = speed.metric, work(speed, read_bytes)
     expected = boards.expected(speed.board, metric)
     log = math.log(expected.value) + THREADS[metric] * math.log(boards.share(speed))
@@ -129,7 +139,7 @@ def cell(speed: Speed, boards: Boards, read_bytes: Mapping[tuple[str, str], floa
     return Cell(
         board=speed.board,
         form=speed.form.kind,
-        model=speed.model,
+        model=group(speed),
         expected=log,
         spread=expected.spread,
         size=math.log(cost / SIZE),
@@ -139,7 +149,7 @@ def cell(speed: Speed, boards: Boards, read_bytes: Mapping[tuple[str, str], floa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted:
-    """One row with what was predicted of it, in tokens a second, without any row of its model.
+    """One row with what was predicted of it, in tokens a second, without any row of its network.
 
     Attributes:
         basis: what is known of the board: its rows, or what `Expected.why` says.
@@ -192,13 +202,18 @@ def rank(level: float, models: int, rows: int) -> float:
 
 
 def predict(
-    wanted: Sequence[Speed], known: Sequence[Speed], files: Sequence[Rows], devices: Iterable[Device]
+    wanted: Sequence[Speed],
+    known: Sequence[Speed],
+    files: Sequence[Rows],
+    devices: Iterable[Device],
+    group: Callable[[Speed], str] = network,
 ) -> list[Predicted]:
-    """Each row from those of all other models.
+    """Each row from those of all other networks.
 
     Args:
         wanted: rows to predict; `known`: rows to fit on, which may be the same.
         files: that both come from, for facts of boards and of models' files.
+        group: rows that are left out together, here and where the width of the intervals is found.
 
     Raises:
         InputError: more rows than can be fitted at once.
@@ -209,12 +224,12 @@ def predict(
     if len(known) > MOST:
         raise InputError(f"{len(known)} rows to fit on, and {MOST} is the most", hint="fit on fewer boards or models")
     for metric in METRICS:
-        cells = [cell(speed, boards, read_bytes) for speed in known if speed.metric == metric]
-        ours = [(speed, cell(speed, boards, read_bytes)) for speed in wanted if speed.metric == metric]
-        for model in sorted({speed.model for speed, _ in ours}):
+        cells = [cell(speed, boards, read_bytes, group) for speed in known if speed.metric == metric]
+        ours = [(speed, cell(speed, boards, read_bytes, group)) for speed in wanted if speed.metric == metric]
+        for model in sorted({one.model for _, one in ours}):
             fitted = Mixed(tuple(one for one in cells if one.model != model), SPREADS[metric])
             scale = scale_of(fitted)
-            rows = [(speed, one) for speed, one in ours if speed.model == model]
+            rows = [(speed, one) for speed, one in ours if one.model == model]
             logs, deviations = fitted.predict([one for _, one in rows])
             seen = {one.board for one in fitted.cells}
             for (speed, one), log, deviation in zip(rows, logs, deviations, strict=True):

@@ -54,13 +54,10 @@ class Part:
         after, before = self._now(), self._before
         seconds = max(1e-9, after["clock"] - before["clock"])
         own = after["own"] - before["own"]
-        foreign = None
-        if before["busy"] is not None and after["busy"] is not None and seconds >= LEAST_S:
-            foreign = max(0.0, after["busy"] - before["busy"] - own) / seconds
         self.told = {
             "seconds": seconds,
             "cpu_share": own / seconds,
-            "foreign_cores": foreign,
+            "foreign_cores": foreign_cores(before["busy"], after["busy"], own, seconds),
             "waited_share": waited(before["waits"], after["waits"], seconds),
             **self._spent(),
             "conditions": [self._conditions, snapshot(self._root)],
@@ -156,10 +153,21 @@ def busy_s(stat: str | None) -> float | None:
     return (sum(ticks[:8]) - sum(ticks[3:5])) / os.sysconf("SC_CLK_TCK")
 
 
-def waits(root: Path = ROOT) -> dict[str, int] | None:
-    """Nanoseconds that each thread of this process was ready and had no core: the second figure of schedstat."""
+def foreign_cores(before: float | None, after: float | None, own_s: float, seconds: float) -> float | None:
+    """How many cores were busy with other programs in a timed part, from what `busy_s` told at its ends.
+
+    Args:
+        own_s: processor time of what is measured. None of a part shorter than `LEAST_S`.
+    """
+    if before is None or after is None or seconds < LEAST_S:
+        return None
+    return max(0.0, after - before - own_s) / seconds
+
+
+def waits(root: Path = ROOT, process: int | str = "self") -> dict[str, int] | None:
+    """Nanoseconds that each thread of a process was ready and had no core: the second figure of schedstat."""
     found = {}
-    for file in root.glob("proc/self/task/*/schedstat"):
+    for file in root.glob(f"proc/{process}/task/*/schedstat"):
         if parts := (text(file) or "").split():
             found[file.parent.name] = int(parts[1])
     return found or None

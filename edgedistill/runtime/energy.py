@@ -46,13 +46,11 @@ class Counter:
     Attributes:
         read: joules of each part that counts, None for one that has gone silent.
         wraps: joules at which each part begins again at 0; None: never.
-        down: it tells what is left instead.
     """
 
     source: str
     read: Callable[[], list[float | None]]
     wraps: tuple[float | None, ...]
-    down: bool = False
 
     def joules(self, before: Sequence[float | None], after: Sequence[float | None]) -> float | None:
         """What was spent between two readings, less than one turn of the counter apart. None: it cannot be told."""
@@ -60,9 +58,27 @@ class Counter:
         for start, end, wrap in zip(before, after, self.wraps, strict=True):
             if start is None or end is None:
                 return None
-            step = start - end if self.down else end - start
+            step = end - start
             spent += step + wrap if step < 0 and wrap is not None else step
         return spent if spent > 0 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge(Counter):
+    """What a battery holds: a reading is its coulombs and its volts, and `wraps` means nothing.
+
+    What was spent is the charge that left times the voltage. All the charge that is held times the voltage would take
+    each sag of it under load for work: 20 mV of 4 Ah are 288 J.
+    """
+
+    wraps: tuple[float | None, ...] = ()
+
+    def joules(self, before: Sequence[float | None], after: Sequence[float | None]) -> float | None:
+        """The charge that left times the mean of both voltages. None: it did not fall, or it cannot be told."""
+        (held, first), (left, last) = before, after
+        if held is None or first is None or left is None or last is None or left >= held:
+            return None
+        return (held - left) * (first + last) / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,14 +184,14 @@ def battery(root: Path = ROOT) -> Counter | Gauge | str | None:
     said = dumpsys(asked(DUMPSYS)) if os.access(root / "system/bin/dumpsys", os.F_OK) else None
     if said is None:
         return None
-    if said[1]:
+    if said[2]:
         return "the phone is charging, so its battery does not tell what it takes; unplug it and connect over Wi-Fi"
 
     def left() -> list[float | None]:
         now = dumpsys(asked(DUMPSYS))
-        return [None if now is None else now[0]]
+        return [None, None] if now is None else [now[0], now[1]]
 
-    return Counter(source="battery's charge, whole phone", read=left, wraps=(None,), down=True)
+    return Charge(source="battery's charge, whole phone", read=left)
 
 
 def battery_watts(folder: Path) -> float | None:
@@ -187,14 +203,14 @@ def battery_watts(folder: Path) -> float | None:
     return amperes * voltage / (1e3 if voltage < MILLIVOLTS_BELOW else 1e6)
 
 
-def dumpsys(said: str | None) -> tuple[float, bool] | None:
-    """Joules that a phone's battery holds, and whether it hangs on a cable: µAh times mV, as `dumpsys battery` says."""
+def dumpsys(said: str | None) -> tuple[float, float, bool] | None:
+    """Coulombs that a phone's battery holds, its volts, and whether it hangs on a cable; `dumpsys` says µAh and mV."""
     told = dict(re.findall(r"^\s*([\w ]+): (\S+)\s*$", said or "", re.MULTILINE))
     try:
-        held = int(told["Charge counter"]) * 3.6e-3 * int(told["voltage"]) * 1e-3
+        held, volts = int(told["Charge counter"]) * 3.6e-3, int(told["voltage"]) * 1e-3
     except (KeyError, ValueError):
         return None
-    return held, any(value == "true" for name, value in told.items() if name.endswith("powered"))
+    return held, volts, any(value == "true" for name, value in told.items() if name.endswith("powered"))
 
 
 def gauged(gauge: Gauge, work: Callable[[], object]) -> float | None:

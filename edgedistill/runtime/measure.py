@@ -204,12 +204,13 @@ def process_age_s() -> float | None:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
-def resident(root: Path = ROOT) -> Split | None:
-    """Bytes of this process in memory, split: anonymous memory is its own, file memory can be read again from disk.
+def resident(root: Path = ROOT, process: int | str = "self") -> Split | None:
+    """Bytes of a process in memory, split: anonymous memory is its own, file memory can be read again from disk.
 
-    Old systems have no smaps_rollup; /proc/self/status says nearly the same, with counts that lag by some pages.
+    Old systems have no smaps_rollup; its status says nearly the same, with counts that lag by some pages.
     """
-    status, rollup = _kib(text(root / "proc/self/status")), _kib(text(root / "proc/self/smaps_rollup"))
+    folder = root / f"proc/{process}"
+    status, rollup = _kib(text(folder / "status")), _kib(text(folder / "smaps_rollup"))
     if rollup:
         rss, anonymous, swap = rollup["Rss"], rollup["Anonymous"], rollup["Swap"]
     elif "RssAnon" in status:

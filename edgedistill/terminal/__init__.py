@@ -9,13 +9,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgedistill.predictor import called
 from edgedistill.report import figures
 from edgedistill.report.blocks import label
 from edgedistill.terminal.lines import Lines as Lines  # for whoever shows tables, too
 from edgedistill.terminal.tables import table_of as _table
 from edgedistill.terminal.tables import value_of as _value
-from edgedistill.types import Device, Measurement, NotMeasured, Plan, TrainingPlan
+from edgedistill.types import Device, NotMeasured, Plan, PredictedMeasurement, TrainingPlan
 
 if TYPE_CHECKING:
     from edgedistill.checkup import Finding
@@ -133,16 +132,16 @@ def _build_plan(made: Plan) -> list[RenderableType]:
     ]
 
 
-def _predictions(title: str, predictions: Sequence[Measurement]) -> Table:
+def _predictions(title: str, predictions: Sequence[PredictedMeasurement]) -> Table:
     """Figures with their ranges; where some are intervals and some rough, each says which it is."""
-    kinds = list(dict.fromkeys(map(called, predictions)))
+    kinds = list(dict.fromkeys(found.called for found in predictions))
     mixed = len(kinds) > 1
     numbers = _table(title, "figure", "value", *(("range", "which is a") if mixed else kinds))
     for found in predictions:
         low, high = found.interval or (found.median, found.median)
         low_shown = f"{low:.3g}" if found.unit != "bytes" and low < 1000 else _value(low, found.unit)
         cells = (_figure(found.name), _value(found.median, found.unit), f"{low_shown} to {_value(high, found.unit)}")
-        numbers.add_row(*cells, *((called(found),) if mixed else ()))
+        numbers.add_row(*cells, *((found.called,) if mixed else ()))
     return numbers
 
 
@@ -184,12 +183,13 @@ def export_tables(made: Made) -> list[RenderableType]:
         low, high = made.latency.interval
         said.append(f"Latency predicted for the board: {low:.2g} to {high:.2g} ms a text, one thread.")
     if made.writing.measurements:
-        shown = []
+        shown: dict[str, list[str]] = {}
         for cost in made.writing.measurements:
             low, high = cost.interval or (cost.median, cost.median)
-            if called(cost) != "rough range":
-                shown.append(f"{_figure(cost.name)} {_value(low, cost.unit)} to {_value(high, cost.unit)}")
-        said.append(f"Predicted for the board, as {called(made.writing.measurements[0])}s: {'; '.join(shown)}.")
+            if cost.name != "memory":  # said above
+                spread = f"{_figure(cost.name)} {_value(low, cost.unit)} to {_value(high, cost.unit)}"
+                shown.setdefault(cost.called, []).append(spread)
+        said += [f"Predicted for the board, as {called}s: {'; '.join(costs)}." for called, costs in shown.items()]
     said += [f"{line[:1].upper()}{line[1:]}." for line in made.writing.why]
     if made.app is not None:
         said.append(

@@ -14,6 +14,7 @@ from edgedistill.types import Comparison, DeviceRun, Measurement, NotMeasured, R
 
 ENOUGH = 100
 """Samples from which the 99th percentile is more than the largest of them."""
+COLUMNS = 80
 COLORS = {"equal": "", "better": "green", "worse": "bold red", "not comparable": "yellow"}
 
 
@@ -58,8 +59,12 @@ def _ratio(one: Comparison) -> tuple[str, str]:
 def _run(run: DeviceRun, metric: str) -> Iterator[RenderableType]:
     who = "" if run.contender == "bundle" else f", {run.contender}"
     threads = run.in_effect["threads"]
-    title = f"{run.title}{who}: {value_of(run.file_bytes, 'bytes')}, {run.engine}, threads: {threads}, {run.kind}"
-    table = table_of(title, "figure", "p50", "95 %", "p90", "p99")
+    end = who if run.kind in run.title else f"{who}, {run.kind}"
+    name = run.title if len(run.title) + len(end) <= COLUMNS else f"{run.title[: COLUMNS - len(end) - 1]}…"
+    # A line of its own: a table's title is broken at the width of the table, which may be half of this.
+    yield Text(f"{name}{end}", "bold")
+    yield Text(f"{value_of(run.file_bytes, 'bytes')}, {run.engine}, threads: {threads}")
+    table = table_of(None, "figure", "p50", "95 %", "p90", "p99")
     missing: dict[tuple[str, str | None], list[str]] = {}
     for figure in run.measurements:
         if isinstance(figure, NotMeasured):
@@ -69,7 +74,8 @@ def _run(run: DeviceRun, metric: str) -> Iterator[RenderableType]:
     if run.accuracy is not None:
         low, high = run.accuracy.low, run.accuracy.high
         table.add_row(metric.replace("_", " "), f"{run.accuracy.value:.1%}", f"{low:.1%}–{high:.1%}", "", "")
-    yield table if table.row_count else Text(title, "bold")
+    if table.row_count:
+        yield table
     if len(run.sweep) > 1:
         yield _sweep(run)
     for (reason, remedy), names in missing.items():

@@ -15,6 +15,7 @@ from edgedistill.types.figures import Estimate as Estimate
 from edgedistill.types.figures import Kind as Kind
 from edgedistill.types.figures import Measurement as Measurement
 from edgedistill.types.figures import NotMeasured as NotMeasured
+from edgedistill.types.figures import PredictedMeasurement as PredictedMeasurement
 from edgedistill.types.results import Cell as Cell
 from edgedistill.types.results import Comparison as Comparison
 from edgedistill.types.results import Contender as Contender
@@ -135,7 +136,7 @@ class Plan:
     device: Device
     recipes: tuple[Recipe, ...]
     student_shape: Shape
-    predictions: tuple[Measurement, ...]
+    predictions: tuple[PredictedMeasurement, ...]
     explanation: tuple[str, ...]
 
 
@@ -162,7 +163,7 @@ class TrainingPlan:
     steps: int
     signal_bytes: int
     explanation: tuple[str, ...]
-    predictions: tuple[Measurement, ...] = ()
+    predictions: tuple[PredictedMeasurement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,19 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedMeasurement(Measurement):
+    """One number that a predictor gives.
+
+    Attributes:
+        interval: both ends of what `called` names.
+        called: "90 % interval" where errors on published rows stand behind it, else "rough range".
+    """
+
+    kind: Kind = "predicted"
+    called: str = "rough range"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NotMeasured:
     """A number that is missing, with the reason and, where there is one, the remedy.
 

@@ -15,6 +15,7 @@ from edgedistill.bench.protocol import Contestant, measure, ratios
 from edgedistill.bench.rows import spread
 from edgedistill.config import Request
 from edgedistill.links import local
+from edgedistill.links.link import TIMEOUT_PER_ROW_S
 from edgedistill.store import Output, Store, hashes
 from edgedistill.teachers.local import find, user_bytes
 from edgedistill.types import Measurement, NotMeasured, Subject
@@ -164,5 +165,5 @@ def test_a_measuring_child_is_given_time_for_its_rows_and_named(
         protocol.bundle_contestant(bundle, ["text"] * count, workload, 1).run("timing")
     assert asked == [
         (local.TIMEOUT_S, "measuring the bundle (timing, 10 texts)"),
-        (1000 * protocol.TIMEOUT_PER_ROW_S, "measuring the bundle (timing, 1000 texts)"),
+        (1000 * TIMEOUT_PER_ROW_S, "measuring the bundle (timing, 1000 texts)"),
     ]

@@ -228,6 +228,19 @@ async def stay(tab: Tab) -> None:
     await tab.ask("(() => { for (;;); })()")
 
 
+def test_what_the_driver_and_its_browser_spend_is_ours(tmp_path: Path) -> None:
+    """Ours: this process, a driver with ended children, and the driver's browser; another program is none of it."""
+    tree = {os.getpid(): (1, "python"), 70: (os.getpid(), "node (driver)"), 71: (70, "chromium"), 72: (1, "other")}
+    for process, (parent, name) in tree.items():
+        (tmp_path / "proc" / str(process)).mkdir(parents=True)
+        times = "100 20 3 4" if process == 70 else "10 0 0 0"
+        (tmp_path / "proc" / str(process) / "stat").write_text(
+            f"{process} ({name}) S {parent} 1 1 0 -1 0 5 0 0 0 {times} 20 0 1 0 99"
+        )
+    assert chromium.spent_s(tmp_path) == pytest.approx((127 + 10 + 10) / os.sysconf("SC_CLK_TCK"))
+    assert chromium.spent_s() > 0
+
+
 def children() -> list[int]:
     """Browsers and drivers that this process has started and that have not ended."""
     found = []

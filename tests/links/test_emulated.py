@@ -13,7 +13,7 @@ import torch
 from edgedistill.bundle.assemble import pack
 from edgedistill.errors import InputError, StageError
 from edgedistill.export.onnx import to_onnx
-from edgedistill.links import emulated
+from edgedistill.links import emulated, guest
 from edgedistill.links.address import connect
 from edgedistill.links.emulated import Emulated
 from edgedistill.runtime.engine_onnx import Classifier
@@ -89,6 +89,21 @@ def test_memory_is_what_the_program_asked_for_without_the_emulator(tmp_path: Pat
     assert found["anonymous"] == pytest.approx(40e6, rel=0.02)
     assert found["file"] == pytest.approx(24e6, rel=0.02)
     assert found["rss"] == found["anonymous"] + found["file"]
+
+
+def test_memory_that_is_larger_on_the_host_counts_for_the_programs_share() -> None:
+    def piece(start: int, end: int, kib: int) -> str:
+        place = f"{start:x}-{end:x} rw-p 00000000 00:00 0\n"
+        return f"{place}Rss: {kib} kB\nPss: 1 kB\nAnonymous: {kib} kB\nSwap: 0 kB\nVmFlags: rd wr\n"
+
+    # A heap that grew from 3 to 4 MB between the readings, one piece of two of the program, and one of the emulator.
+    smaps = piece(0x100000, 0x500000, 4096) + piece(0x600000, 0x700000, 1024) + piece(0x900000, 0xA00000, 512)
+    maps = "100000-400000 rw-p\n600000-680000 rw-p\n680000-700000 r--p\n"
+    found = guest.counted(smaps, maps)
+    assert found is not None
+    assert found["rss"] == found["anonymous"] == found["peak"] == (3 + 1) * 2**20
+    assert (found["file"], found["swap"]) == (0, 0)
+    assert guest.counted(smaps, "b00000-c00000 rw-p\n") is None
 
 
 def test_the_emulators_own_peak_is_not_passed_on() -> None:

@@ -106,9 +106,12 @@ def test_a_board_of_your_own_is_predicted_from_its_profile() -> None:
 
 
 def test_what_is_an_interval_is_called_one_and_what_is_rough_is_not() -> None:
-    called = {one.name: predictor.called(one) for one in predictor.decoder(PI5, SMALL, "Q4_0").measurements}
+    called = {one.name: one.called for one in predictor.decoder(PI5, SMALL, "Q4_0").measurements}
     assert called["decode@256"] == called["prefill@256"] == called["first_token@256"] == "90 % interval"
     assert called["memory"] == "rough range"
+    # What is read from a card for every token has a guessed speed and a judged factor.
+    paged = predictor.decoder(replace(PI5, ram_usable_bytes=1e8), SMALL, "Q4_0").measurements
+    assert {one.called for one in paged} == {"rough range"}
 
 
 @pytest.mark.parametrize(

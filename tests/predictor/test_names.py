@@ -67,6 +67,26 @@ def test_different_models_keep_different_names() -> None:
     assert len({names.plain(name) for name in apart}) == len(apart)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("DeepSeek-R1-Distill-Qwen-1.5B", "qwen2.5-1.5b"),
+        ("phi-3.5-mini", "phi3:3.8b"),
+        ("Gemma3-1B", "gemma-3-1b-it"),
+        ("Qwen2.5-Coder-7B", "deepseek-r1-distill-qwen-7b"),
+        ("Newcomer-3-1B", "newcomer3-1b"),
+    ],
+)
+def test_one_network_under_two_names_is_one(one: str, other: str) -> None:
+    assert names.plain(one) != names.plain(other)
+    assert names.network(one) == names.network(other)
+
+
+def test_networks_of_other_sizes_are_apart() -> None:
+    apart = {"qwen2.5-1.5b", "qwen3-1.7b", "qwen2.5-3b", "qwen-1.8b", "newcomer-1.5b", "newcomer-15b", "yi-coder-1.5b"}
+    assert len({names.network(name) for name in apart}) == len(apart)
+
+
 def test_the_bytes_of_a_known_model_are_those_of_its_file() -> None:
     # Qwen2.5-1.5B: 1,543.7 M weights, 233.4 M of them the tied table; llama.cpp writes it into 986 MB as Q4_K_M
     # and into 1,646 MB as Q8_0.
@@ -120,8 +140,8 @@ def test_a_k_quant_falls_back_where_the_width_has_no_whole_blocks() -> None:
 
 def test_every_checkpoint_of_the_table_is_found_once_and_is_sensible() -> None:
     table = names._table()
-    for _, sizes in table:
+    for _, sizes, _ in table:
         assert sizes.table < 0.7 * (sizes.body + sizes.table)
         assert 0 < sizes.active <= sizes.body
     for name in ("llama-3.2-1b", "qwen3-0.6b", "smollm2-360m", "gemma-3-270m", "phi3-3.8b", "mistral-7b", "yi-1.5-6b"):
-        assert sum(pattern.fullmatch(name) is not None for pattern, _ in table) == 1
+        assert sum(pattern.fullmatch(name) is not None for pattern, _, _ in table) == 1

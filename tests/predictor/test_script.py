@@ -82,6 +82,19 @@ def test_rows_are_predicted_from_another_file_and_a_model_in_both_is_left_out(
     assert honest["median_ape"] < 0.15
 
 
+def test_a_model_under_two_names_does_not_predict_itself(run: Run, write: Callable[..., Path]) -> None:
+    # It is 1.3 times as fast as the law says, in both names: only its twin could tell that.
+    twins = [
+        {**one, "model": name, "value": str(1.3 * float(one["value"]))}
+        for one in invented()
+        if one["model"] == "delta-7b"
+        for name in ("newcomer-3-7b", "Newcomer3-7B")
+    ]
+    found = run("--rows", write(twins), "--fit", write(invented() + twins, "fit.csv"))
+    assert found["by_name"]["median_ape"] < 0.85 * found["median_ape"]
+    assert "with only rows of the same name left out" in found["said"]
+
+
 def test_a_board_that_the_fit_does_not_know_has_wide_intervals(run: Run, write: Callable[..., Path]) -> None:
     known = write(invented(["Slow board", "Fast phone"]), "fit.csv")
     rows = invented(["Odd box"])

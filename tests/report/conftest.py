@@ -22,6 +22,7 @@ from edgedistill.types import (
     Measurement,
     NotMeasured,
     Plan,
+    PredictedMeasurement,
     Ratio,
     Recipe,
     Report,
@@ -144,11 +145,9 @@ def build(**changes: Any) -> Report:
             recipes=(RECIPE,),
             student_shape=SHAPE,
             predictions=(
-                Measurement(name="latency", unit="ms", kind="predicted", values=(3.4,), interval=(2.1, 5.6)),
-                Measurement(
-                    name="model_size", unit="bytes", kind="predicted", values=(9.6e6,), interval=(9.2e6, 10.1e6)
-                ),
-                Measurement(name="memory", unit="bytes", kind="predicted", values=(72e6,), interval=(60e6, 95e6)),
+                PredictedMeasurement(name="latency", unit="ms", values=(3.4,), interval=(2.1, 5.6)),
+                PredictedMeasurement(name="model_size", unit="bytes", values=(9.6e6,), interval=(9.2e6, 10.1e6)),
+                PredictedMeasurement(name="memory", unit="bytes", values=(72e6,), interval=(60e6, 95e6)),
             ),
             explanation=(
                 "The Raspberry Pi 5 has dotprod and no i8mm: dynamic int8 in ONNX Runtime is the fastest route there.",

@@ -97,6 +97,19 @@ def test_a_decoder_shows_what_it_will_do_on_the_board_with_its_intervals() -> No
     assert re.search(r"\| decode@256 \| [\d.]+ \| [\d.]+ to [\d.]+ \| tokens/s \|", card)
 
 
+def test_a_decoder_that_does_not_fit_into_memory_has_rough_ranges_on_screen_and_card() -> None:
+    board = replace(catalog.device("raspberrypi5"), ram_usable_bytes=1e8)
+    sizes = predictor.Decoder(body=1e9, active=1e9, table=1e8, tied=True)
+    found = replace(made("decoder"), writing=predictor.decoder(board, sizes, "Q4_0"))
+    screen = io.StringIO()
+    for part in export_tables(found):
+        Console(file=screen, width=200).print(part)
+    assert "Predicted for the board, as rough ranges: writing, prompt of 256" in screen.getvalue()
+    card = export_card("name", board.title, json.loads(json.dumps(record(found), default=str)))
+    assert "| predicted, prompt @ tokens | value | rough range | unit |" in card
+    assert "90 % interval" not in screen.getvalue() + card
+
+
 def test_nothing_predicted_is_nothing_shown() -> None:
     screen = io.StringIO()
     for part in export_tables(made()):

@@ -145,6 +145,12 @@ def test_a_phone_that_hides_its_files_is_asked_for_its_charge(tmp_path: Path, mo
     before = found.read()
     said.append(said[-1].replace("3141000", "3140000"))
     assert found.joules(before, found.read()) == pytest.approx(1e-3 * 3600 * 4.0)  # 1 mAh at 4 V
+    said.append(said[-1].replace("voltage: 4000", "voltage: 3980"))  # it sags under load, which is no work
+    assert found.joules(before, found.read()) == pytest.approx(1e-3 * 3600 * 3.99)
+    said.append(DUMPSYS.format(powered="false").replace("voltage: 4000", "voltage: 3980"))
+    assert found.joules(before, found.read()) is None
+    said.append("")
+    assert found.joules(before, found.read()) is None
     said.append(DUMPSYS.format(powered="true"))
     assert "unplug it" in str(energy.find(tmp_path))
 

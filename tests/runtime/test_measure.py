@@ -131,6 +131,8 @@ def test_memory_in_swap_counts_for_the_peak_and_old_systems_tell_too(tmp_path: P
     found = measure.resident(tmp_path)
     assert found is not None
     assert (found["rss"], found["file"], found["peak"]) == (310 * 1024, 105 * 1024, 563200)
+    folder.rename(folder.with_name("4711"))
+    assert (measure.resident(tmp_path), measure.resident(tmp_path, 4711)) == (None, found)  # of another process
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import contextlib
 import importlib.util
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgedistill.errors import EngineCrashed
+from edgedistill.runtime.system import ROOT, text
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, BrowserContext, Page, Playwright
@@ -51,35 +53,24 @@ def program() -> Path | None:
     return None if found is None else Path(found)
 
 
-def memory(process: int) -> dict[str, int] | None:
-    """Bytes of a process in memory, as the runtime splits its own; None where the system does not tell."""
-    try:
-        rollup, status = (
-            Path(f"/proc/{process}/{name}").read_text().splitlines() for name in ("smaps_rollup", "status")
-        )
-    except OSError:
-        return None
-    bytes_ = {
-        words[0].rstrip(":"): int(words[1]) * 1024
-        for words in map(str.split, [*rollup, *status])
-        if len(words) == 3 and words[2] == "kB"
-    }
-    return {
-        "rss": bytes_["Rss"],
-        "anonymous": bytes_["Anonymous"],
-        "file": bytes_["Rss"] - bytes_["Anonymous"],
-        "swap": bytes_["Swap"],
-        "peak": max(bytes_["VmHWM"], bytes_["VmRSS"] + bytes_["VmSwap"]),
-    }
+def spent_s(root: Path = ROOT) -> float:
+    """Processor time of this process and of all that it started, in seconds: of the driver, and of its browser.
 
-
-def waits(process: int) -> dict[str, int]:
-    """Nanoseconds that each thread of a process was ready and had no core: the second figure of schedstat."""
-    found = {}
-    for file in Path(f"/proc/{process}/task").glob("*/schedstat"):
-        with contextlib.suppress(OSError):  # threads end
-            found[file.parent.name] = int(file.read_text().split()[1])
-    return found
+    Of those that have ended, what the system adds to who waited for them (proc_pid_stat(5): fields 14 to 17).
+    """
+    ticks, started = {}, defaultdict(list)
+    for file in root.glob("proc/[0-9]*/stat"):
+        if fields := (text(file) or "").rpartition(")")[2].split():  # behind the name, which may hold anything
+            process = int(file.parent.name)
+            ticks[process] = sum(map(int, fields[11:15]))
+            started[int(fields[1])].append(process)
+    own, found = os.getpid(), 0
+    waiting = [own]
+    while waiting:
+        process = waiting.pop()
+        found += ticks.get(process, 0)
+        waiting += started[process]
+    return found / os.sysconf("SC_CLK_TCK")
 
 
 def driver_is_there() -> bool:
@@ -113,10 +104,9 @@ class Tab:
         found = [int(one["id"]) for one in await self._processes() if one["type"] == "renderer"]
         return found[0] if len(found) == 1 else None
 
-    async def cpu_s(self) -> tuple[float, float]:
-        """Processor time until now: of the page's process, and of all the browser's, in seconds."""
-        times = [(one["type"] == "renderer", float(one["cpuTime"])) for one in await self._processes()]
-        return sum(spent for renders, spent in times if renders), sum(spent for _, spent in times)
+    async def cpu_s(self) -> float:
+        """Processor time of the page's process until now, in seconds."""
+        return sum(float(one["cpuTime"]) for one in await self._processes() if one["type"] == "renderer")
 
     async def _processes(self) -> Sequence[Mapping[str, Any]]:
         session = await self._browser.new_browser_cdp_session()

@@ -28,7 +28,7 @@ from edgedistill.links.browser.chromium import Chromium, Emulation, Tab
 from edgedistill.links.browser.content import START, Content, downloads, files
 from edgedistill.links.browser.server import Server
 from edgedistill.links.link import LONGEST_S, TIMEOUT_PER_ROW_S, Facts, Link, Problem, refusal
-from edgedistill.runtime import conditions
+from edgedistill.runtime import conditions, measure
 from edgedistill.runtime.system import ROOT, text
 from edgedistill.types import Cell, Kind, What
 
@@ -45,8 +45,6 @@ PHONE = Emulation(
 UNKNOWN = {"clock_hz": None, "max_clock_hz": None, "governor": None, "temperature_c": None, "throttled": None}
 """Conditions, which a page does not tell."""
 LOOK_S = 300.0
-LEAST_S = 0.25
-"""Of a timed part whose foreign load is told: the system counts in hundredths of a second."""
 SHOWN = 60
 Found = TypeVar("Found")
 
@@ -204,7 +202,7 @@ class _Clocks:
     """Seconds until now.
 
     Attributes:
-        page: processor time of the page's process; `ours`: of all that belongs to this measurement.
+        page: processor time of the page's process; `ours`: of this process and all that it started.
         busy: of all cores together; None where the system does not tell.
         waits: nanoseconds that each thread of the page's process had no core.
         told: clock, heat and throttling of this machine.
@@ -214,19 +212,19 @@ class _Clocks:
     page: float
     ours: float
     busy: float | None
-    waits: Mapping[str, int]
+    waits: Mapping[str, int] | None
     told: Mapping[str, Any]
 
 
 async def _clocks(tab: Tab) -> _Clocks:
-    page, browser = await tab.cpu_s()
+    page = await tab.cpu_s()
     process = await tab.renderer()
     return _Clocks(
         clock=time.perf_counter(),
         page=page,
-        ours=browser + time.process_time(),
+        ours=chromium.spent_s(),
         busy=conditions.busy_s(text(ROOT / "proc/stat")),
-        waits={} if process is None else chromium.waits(process),
+        waits=None if process is None else conditions.waits(process=process),
         told=conditions.snapshot(),
     )
 
@@ -234,15 +232,11 @@ async def _clocks(tab: Tab) -> _Clocks:
 def _between(before: _Clocks, after: _Clocks) -> Mapping[str, Any]:
     """What this machine did in the timed part, with the names that the runtime gives it."""
     seconds = max(1e-9, after.clock - before.clock)
-    foreign = None
-    if before.busy is not None and after.busy is not None and seconds >= LEAST_S:
-        foreign = max(0.0, after.busy - before.busy - (after.ours - before.ours)) / seconds
-    waited = [told - before.waits.get(thread, 0) for thread, told in after.waits.items()]
     return {
         "seconds": seconds,
         "cpu_share": (after.page - before.page) / seconds,
-        "foreign_cores": foreign,
-        "waited_share": min(1.0, max(waited) / 1e9 / seconds) if waited else None,
+        "foreign_cores": conditions.foreign_cores(before.busy, after.busy, after.ours - before.ours, seconds),
+        "waited_share": conditions.waited(before.waits, after.waits, seconds),
         "conditions": [before.told, after.told],
     }
 
@@ -252,10 +246,10 @@ async def _memory(tab: Tab, _: Content | None) -> Mapping[str, Any]:
     await tab.ask("page.begun")
     await tab.ask("page.ready()")
     process = await tab.renderer()
-    before = None if process is None else chromium.memory(process)
+    before = None if process is None else measure.resident(process=process)
     await tab.ask("page.loaded()")
     await tab.ask("page.answers()")
-    after = None if process is None else chromium.memory(process)
+    after = None if process is None else measure.resident(process=process)
     if before is None or after is None:
         reason = "this system does not tell which process is the page's, or what it holds"
         return {"engine": None, "model": None, "process": None, "reason": reason, **_silent(tab)}

