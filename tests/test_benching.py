@@ -241,3 +241,12 @@ def test_tables_fit_into_eighty_columns(folder: Path) -> None:
         "accuracy",
     ):
         assert part in text, part
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", "result.json"])
+def test_a_place_that_cannot_hold_a_result_is_refused_before_anything_is_measured(
+    place: str, folder: Path, unpaged: Devices
+) -> None:
+    with pytest.raises(InputError, match=r"nothing can be written into|is a folder"):
+        bench(folder, "--out", place)
+    assert unpaged["local"].asked == []

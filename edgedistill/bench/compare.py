@@ -114,7 +114,7 @@ def _of_bundle(found: Sequence[Comparison], verdict: Verdict) -> tuple[Compariso
 
 
 def _alone(run: DeviceRun, which: str) -> Comparison:
-    return _not("run", run.link, f"only the {which} result has the {run.contender} there")
+    return _not("run", run.link, f"only the {which} result has the {run.contender} on {run.link}")
 
 
 def _runs(a: DeviceRun, b: DeviceRun, asked_a: Mapping[str, Any], asked_b: Mapping[str, Any]) -> Iterator[Comparison]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from edgedistill.config import DEMO
@@ -20,6 +20,7 @@ WRITERS = ("decoder", "text-to-text")
 """Tasks of bundles whose models write token by token."""
 ENGINES_THAT_WRITE = ("llama-cpp-python", "onnxruntime-genai")
 
+EMBEDDED = "No rows were given, so the texts that come with edgedistill were asked; --data takes rows of your own."
 Item = TypeVar("Item")
 
 
@@ -97,7 +98,7 @@ def read(manifest: Mapping[str, Any], data: str | None) -> Asked:
         InputError: there are no rows with these fields.
     """
     if data is None or data == DEMO:
-        return _embedded(manifest)
+        return replace(_embedded(manifest), remark=EMBEDDED)
     sources = find_files(data, needed="test")
     path = sources.get("test") or sources[ALL]
     rejected: list[Rejected] = []

@@ -73,9 +73,9 @@ def passing(samples: Samples) -> dict[str, str]:
     found = {}
     if samples.get("steady") is False:
         found["warm-up"] = "the clock never settled while warming up"
-    drift = _drift(samples.get("anchors_ms"))
-    if drift is not None and abs(drift) > ANCHORS_WITHIN:
-        found["anchors"] = f"the same texts took {drift:+.0%} at the end, and {ANCHORS_WITHIN:.0%} is allowed"
+    moved = drift(samples.get("anchors_ms"))
+    if moved is not None and abs(moved) > ANCHORS_WITHIN:
+        found["anchors"] = f"the same texts took {moved:+.0%} at the end, and {ANCHORS_WITHIN:.0%} is allowed"
     foreign = samples.get("foreign_cores")
     if foreign is not None and foreign > FOREIGN_CORES:
         found["foreign load"] = f"other programs used {foreign:.2f} cores, and {FOREIGN_CORES:g} is allowed"
@@ -127,7 +127,7 @@ def _conditions(samples: Samples) -> tuple[Mapping[str, Any], Mapping[str, Any]]
     return before or {}, after or {}
 
 
-def _drift(anchors: Sequence[Sequence[float]] | None) -> float | None:
+def drift(anchors: Sequence[Sequence[float]] | None) -> float | None:
     """How much longer the anchors took at the end; None where they were not taken twice.
 
     Of each window the lower quartile: a pause of some milliseconds meets half of a window's calls and is no drift.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -97,7 +98,14 @@ def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched
     if asked.mlperf:
         loadgen.check()
     out = asked.out or bundle.absolute().parent
+    if out.suffix == ".json":
+        raise InputError(f"--out is a folder, and {out} looks like a file", hint=f"--out {out.parent}")
     check_out(out)
+    try:  # before minutes of measuring for a place that cannot be written
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise InputError(f"nothing can be written into {out}: {error.strerror}", hint="choose another --out") from error
     texts = rows.read(told, asked.data)
     settings = catalog.workload(asked.workload or rows.workload_of(told))
     settings = replace(settings, rounds=asked.rounds or settings.rounds, within=asked.within or settings.within)

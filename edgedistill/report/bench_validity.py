@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from edgedistill.bench import validity as rules
 from edgedistill.report.bench_tables import facts, value
 from edgedistill.report.blocks import MISSING, Cell, Section, label, table
 from edgedistill.report.figures import SPACE, fixed, number
@@ -143,11 +143,7 @@ def _ended(column: Column) -> Cell | NotMeasured:
 
 
 def _drift(column: Column) -> Cell | NotMeasured:
-    shares = []
-    for one in _timed(column):
-        anchors: Sequence[Sequence[float]] = one.get("anchors_ms") or ()
-        if len(anchors) == 2 and all(anchors):
-            shares.append(statistics.median(anchors[1]) / statistics.median(anchors[0]) - 1)
+    shares = [share for one in _timed(column) if (share := rules.drift(one.get("anchors_ms"))) is not None]
     if not shares:
         return NotMeasured(name="anchors", reason="the same texts were not timed twice in this run")
     return Cell(text=f"{fixed(100 * max(shares, key=abs), 1, signed=True)}{SPACE}%")

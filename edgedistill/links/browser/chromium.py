@@ -138,7 +138,10 @@ class Chromium:
         """
         from playwright.async_api import Error
 
-        self._runner = self._runner or asyncio.Runner()
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+            # A stop leaves questions to a page that is gone; what matters of them is raised here already.
+            self._runner.get_loop().set_exception_handler(lambda *_: None)
         try:
             return self._runner.run(self._visit(url, work, timeout_s))
         except TimeoutError as error:
