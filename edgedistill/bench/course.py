@@ -79,7 +79,7 @@ class Course:
         writes: its model writes token by token.
         threads: of the timed rounds.
         asked_threads: the same, where the user chose them and no sweep did.
-        repeated: processes that were disturbed and taken again; their samples are gone.
+        repeated: processes that were disturbed, and taken again or left out; their samples are gone.
         failure: what ended the course; of the kind of cells that it happened in, nothing that was taken counts.
     """
 
@@ -124,6 +124,21 @@ class Course:
         self.taken = [one for one in self.taken if one.cell.what != what]
         if not self.rounds(self.clock):
             self.sweep = ()
+
+    def without_disturbed(self, needed: int) -> None:
+        """Leaves out timed processes that something disturbed, where as many as are needed are left without them.
+
+        They are counted with those that were taken again. A machine that disturbs most of them stays `unstable`.
+        """
+        if self.undisturbed >= needed:
+            kept = [one for one in self.taken if one.cell.what != self.clock or not validity.passing(one.samples)]
+            self.repeated += len(self.taken) - len(kept)
+            self.taken = kept
+
+    @property
+    def undisturbed(self) -> int:
+        """Timed processes that broke no rule which the next one may keep."""
+        return sum(not validity.passing(samples) for samples in self.rounds(self.clock))
 
     def rounds(self, what: What) -> list[Mapping[str, Any]]:
         """The samples of every process that was asked for this."""

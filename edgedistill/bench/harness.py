@@ -74,6 +74,8 @@ def bench(
     ]
     timed = asked.spread(workload.rows)
     _Bench(courses, timed, asked.spread(workload.answer_rows), workload, progress).run()
+    for course in courses:
+        course.without_disturbed(workload.rounds)
     answers = _host_answers(courses, host, asked.spread(workload.answer_rows), built_for)
     return Result(
         schema=SCHEMA,
@@ -180,6 +182,8 @@ class _Bench:
                 course.keep(cell, number, samples)
                 return
             course.repeated += 1
+            again = f"{course.entrant.link.address}, disturbed, taken again: {course.repeated} of {REPEATS} times"
+            self.progress(min(self.done, self.total), self.total, again)
 
     def _plain(self, course: Course, cell: Cell, number: int) -> None:
         # What writes sets aside the memory for a full context with its first answer, and each answer takes seconds.
@@ -196,6 +200,8 @@ class _Bench:
         centers = taken.centers(course.rounds(course.clock), len(self.timed.texts))
         if not centers or self.workload.within is None or course.failure is not None:
             return True
+        if 0 < course.undisturbed < self.workload.rounds:
+            return False
         known = [quantile_interval([found], 0.5) for found in centers.values()]
         return all((found.high - found.low) / 2 <= self.workload.within * found.value for found in known)
 

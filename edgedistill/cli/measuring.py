@@ -45,7 +45,9 @@ def bench(
     workload: Annotated[
         str | None, typer.Option(help="Of benchmarks/workloads (default: by the bundle's task).")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Fresh processes that are timed (default: 5).")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Fresh processes that are timed; a comparison needs 3 (default: 5).")
+    ] = None,
     within: Annotated[
         float | None, typer.Option(min=0.001, max=0.5, help="Half width of the median's interval (default: 0.02).")
     ] = None,
@@ -59,7 +61,9 @@ def bench(
             help="Write the best number of threads into the bundle (default: only from the board it was built for).",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the result goes (default: beside the bundle).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder that the result goes to (default: beside the bundle).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle on this machine and on others: latency, throughput, starts, memory, answers."""

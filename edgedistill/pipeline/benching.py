@@ -126,7 +126,8 @@ def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched
         result = replace(result, teacher_cost=teacher_cost(bundle))
         # Where no earlier result is named, the one that lies there is the history; it is read before it is replaced.
         file = _place(result, bundle, out, asked.against)
-        history = earlier or _lying(file)
+        # What failed has nothing in common with what failed before it.
+        history = earlier or (_lying(file) if any(run.taken for run in result.runs) else None)
         _save(result, file)  # minutes of measuring: nothing that goes wrong from here on costs them
         if asked.teacher is not None:
             result = compared(result, known)

@@ -205,6 +205,16 @@ def test_a_disturbed_process_is_taken_again_and_a_noisy_machine_is_called_unstab
     assert figure(always, "memory_model").stable
 
 
+def test_disturbed_processes_are_left_out_where_enough_are_not(made: Path) -> None:
+    load: dict[str, Any] = {"foreign_cores": 0.9}
+    often = dict.fromkeys(range(harness.REPEATS + 2), load)  # the last two are kept: nothing is taken again by then
+    (one,) = run(made, Made(change=often), within=0.02).runs
+    assert one.stable
+    assert one.in_effect["rounds"] == 3
+    assert one.in_effect["repeated"] == harness.REPEATS + 2
+    assert all(taken.samples.get("foreign_cores", 0) < 0.1 for taken in one.taken)
+
+
 def test_what_will_not_pass_is_not_tried_again(made: Path) -> None:
     held = {"conditions": [{"throttled": []}, {"throttled": ["under-voltage"]}], "steady": False}
     link = Made(change=dict.fromkeys(range(100), held))
