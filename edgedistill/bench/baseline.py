@@ -19,7 +19,7 @@ from edgedistill.errors import InputError, PlanRefused
 from edgedistill.evaluate.stats import paired, plain_ratio, ratio_interval
 from edgedistill.export.fit import NUMPY_BYTES
 from edgedistill.links import local
-from edgedistill.links.link import LONGEST_S, TIMEOUT_PER_ROW_S, Facts, Link, PythonLink, parsed
+from edgedistill.links.link import Facts, Link, PythonLink
 from edgedistill.predictor.decoder import LLAMA_BYTES
 from edgedistill.predictor.encoder import COPIES_IN_MEMORY, ENGINE_BYTES
 from edgedistill.teachers.local import TOKENIZER, config_of, labels_of
@@ -47,26 +47,9 @@ class Torch(Link):
 
     def measure(self, bundle: Path, texts: Sequence[Any], cell: Cell) -> Mapping[str, Any]:
         """Runs `python -m edgedistill.bench.teacher`; `bundle` is the folder of the checkpoint."""
-        request = {
-            "within": cell.within,
-            "limit_s": cell.limit_s,
-            "batch_rows": cell.batch_rows,
-            "prompt_tokens": list(cell.prompt_tokens),
-            "new_tokens": cell.new_tokens,
-        }
-        options = ["--threads", cell.threads, "--what", cell.what, "--max-tokens", self._max_tokens]
-        files = {"texts.json": json.dumps(list(texts)).encode(), "cell.json": json.dumps(request).encode()}
-        out = self._here.python(
-            [
-                *("-m", "edgedistill.bench.teacher", str(bundle.resolve()), *map(str, options)),
-                *("--texts", "{files}/texts.json", "--cell", "{files}/cell.json"),
-            ],
-            where=str(Path.cwd()),
-            files=files,
-            timeout_s=max(LONGEST_S, TIMEOUT_PER_ROW_S * len(texts)),
-            threads=cell.threads,
-        )
-        return parsed(out, self.title)
+        options = map(str, ("--threads", cell.threads, "--what", cell.what, "--max-tokens", self._max_tokens))
+        program = ["-m", "edgedistill.bench.teacher", str(bundle.resolve()), *options]
+        return self._here.ask(program, texts, cell, where=str(Path.cwd()))
 
 
 class Compared(Link):

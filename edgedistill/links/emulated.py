@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +18,7 @@ from typing import Any, ClassVar
 from edgedistill.errors import InputError, StageError
 from edgedistill.links import guest, local
 from edgedistill.links.arm64_root import EMULATOR, PYTHON, REMEDY, SETUP, WHEELS, held, root, wanted
-from edgedistill.links.link import Facts, PythonLink
+from edgedistill.links.link import Facts, PythonLink, beside
 from edgedistill.types import Cell, Kind, NotMeasured, What
 
 CUT_SHORT = "the emulated run did not come to its end"
@@ -71,10 +70,7 @@ class Emulated(PythonLink):
         self, arguments: Sequence[str], *, where: str, files: Mapping[str, bytes], timeout_s: float, threads: int
     ) -> str:
         """Runs arm64 Python; a module of the bundle has its memory counted without the emulator's."""
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                (Path(folder) / name).write_bytes(content)
-            given = [argument.replace("{files}", folder) for argument in arguments]
+        with beside(files, arguments) as given:
             return run(
                 [guest.__file__, *given] if given[0] == "-m" else given,
                 cpu=self._core,

@@ -7,8 +7,10 @@ and start it: `PythonLink`. A browser runs a page instead, and implements `Link`
 from __future__ import annotations
 
 import json
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -58,6 +60,15 @@ def parsed(out: str, device: str) -> Mapping[str, Any]:
             return found
     said = out.strip()[-LAST_WORDS:] or "nothing"
     raise EngineCrashed(f"Python on {device} ended well and gave no answer; it said: {said}")
+
+
+@contextmanager
+def beside(files: Mapping[str, bytes], arguments: Sequence[str]) -> Iterator[list[str]]:
+    """The arguments of `PythonLink.python` with its files written on this machine, for as long as they are needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        yield [argument.replace("{files}", folder) for argument in arguments]
 
 
 class Link(ABC):
@@ -138,7 +149,11 @@ class PythonLink(Link):
 
     def measure(self, bundle: Path, texts: Sequence[Any], cell: Cell) -> Mapping[str, Any]:
         """Runs `python -m runtime measure` of the bundle itself."""
-        where = self.put(bundle)
+        arguments = ["-m", "runtime", "--threads", str(cell.threads), "measure", "--what", cell.what]
+        return self.ask(arguments, texts, cell, where=self.put(bundle))
+
+    def ask(self, arguments: Sequence[str], texts: Sequence[Any], cell: Cell, *, where: str) -> Mapping[str, Any]:
+        """What a measuring program says of a cell, which it is given in two files."""
         request = {
             "within": cell.within,
             "limit_s": cell.limit_s,
@@ -146,12 +161,10 @@ class PythonLink(Link):
             "prompt_tokens": list(cell.prompt_tokens),
             "new_tokens": cell.new_tokens,
         }
-        files = {"texts.json": json.dumps(list(texts)).encode(), "cell.json": json.dumps(request).encode()}
-        arguments = ["-m", "runtime", "--threads", str(cell.threads), "measure", "--what", cell.what]
         out = self.python(
             [*arguments, "--texts", "{files}/texts.json", "--cell", "{files}/cell.json"],
             where=where,
-            files=files,
+            files={"texts.json": json.dumps(list(texts)).encode(), "cell.json": json.dumps(request).encode()},
             timeout_s=max(LONGEST_S, TIMEOUT_PER_ROW_S * len(texts)),
             threads=cell.threads,
         )

@@ -9,13 +9,12 @@ import platform
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistill.errors import EngineCrashed, StageError
-from edgedistill.links.link import Facts, PythonLink
+from edgedistill.links.link import Facts, PythonLink, beside
 
 LAST_WORDS = 500
 TIMEOUT_S = 3600.0
@@ -152,11 +151,9 @@ class Local(PythonLink):
         self, arguments: Sequence[str], *, where: str, files: Mapping[str, bytes], timeout_s: float, threads: int
     ) -> str:
         """Runs this Python in a fresh process, and waits without using the processor."""
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                (Path(folder) / name).write_bytes(content)
+        with beside(files, arguments) as given:
             return run(
-                [sys.executable, *(argument.replace("{files}", folder) for argument in arguments)],
+                [sys.executable, *given],
                 cwd=Path(where),
                 environment=QUIET | {"OMP_NUM_THREADS": str(threads)},
                 timeout_s=timeout_s,
