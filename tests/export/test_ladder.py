@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from edgedistill.catalog import recipe as find_recipe
 from edgedistill.errors import IntegrityError, StageError
-from edgedistill.export.ladder import export, judge
+from edgedistill.export.ladder import export, judge, judge_writing
 from edgedistill.export.onnx import to_onnx
 from edgedistill.export.parity import answers
 from edgedistill.store import Store, file_sha256
@@ -231,3 +232,25 @@ def test_a_file_holds_when_it_loses_no_more_than_it_may(
 
 def test_a_float32_file_whose_answers_are_no_numbers_does_not_hold() -> None:
     assert not judge(FP32, {"max_error": float("nan")}, 0.9, 0.9, 0.01)["passed"]
+
+
+@pytest.mark.parametrize(
+    ("kl", "top1", "tolerance", "passed"),
+    [
+        (0.0014, 0.99, None, True),
+        (0.05, 0.92, None, True),
+        (0.06, 0.92, None, False),
+        (0.06, 0.92, 0.1, True),
+        (0.0014, 0.99, 0.001, False),
+        # It is likely enough on average, and another model.
+        (0.01, 0.85, None, False),
+        (math.nan, 0.99, None, False),
+    ],
+)
+def test_what_writes_may_lose_a_share_of_the_likelihood(
+    kl: float, top1: float, tolerance: float | None, passed: bool
+) -> None:
+    parity = {"kl": kl, "top1_agreement": top1, "cosine": 0.999, "max_error": 0.4}
+    step = judge_writing(find_recipe("gguf-q8_0"), parity, tolerance)
+    assert step["passed"] == passed
+    assert step["metric"] == "likelihood kept"

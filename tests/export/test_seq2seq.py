@@ -201,7 +201,7 @@ def test_the_checkpoint_is_asked_once_however_many_recipes_are_tried(
     made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Sequence[str]] = []
-    ask, judge = ladder.reference, ladder.judge
+    ask, judge = ladder.reference, ladder.judge_writing
 
     def counted(checkpoint: Path, texts: Sequence[str], **more: Any) -> Reference:
         asked.append(texts)
@@ -211,7 +211,7 @@ def test_the_checkpoint_is_asked_once_however_many_recipes_are_tried(
         return judge(recipe, *given, **more) | ({} if recipe.bits == 32 else {"passed": False, "reason": "not today"})
 
     monkeypatch.setattr(ladder, "reference", counted)
-    monkeypatch.setattr(ladder, "judge", strict)
+    monkeypatch.setattr(ladder, "judge_writing", strict)
     original = ladder.Original(made("t5")[0], "0", TEXTS[1:3])
     some = [catalog.recipe(name) for name in ("onnx-int8-dynamic", "onnx-fp32")]
     with Store(tmp_path / "store") as store:

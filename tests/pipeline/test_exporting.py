@@ -368,6 +368,7 @@ def test_a_name_on_the_hub_is_the_name_of_the_bundle(tmp_path: Path) -> None:
 def test_a_decoder_without_rows_follows_its_own_answers(tiny_writer: Path, asked: Callable[..., Request]) -> None:
     made = pipeline.export(asked(), str(tiny_writer))
     assert made.reference == 1
+    assert made.metric == "likelihood kept"
     assert made.judged_on == "its own greedy answers to 50 questions"
 
 
@@ -377,7 +378,7 @@ def test_a_text_to_text_model_becomes_a_bundle_that_writes(
 ) -> None:
     save(tmp_path / kind, kind)
     made = pipeline.export(asked(), str(tmp_path / kind))
-    assert (made.kind, made.metric, made.reference) == ("text-to-text", "token agreement", 1)
+    assert (made.kind, made.metric, made.reference) == ("text-to-text", "likelihood kept", 1)
     assert made.candidates[-1].passed
     assert made.fit.measured is not None
     text = "turn the light on"

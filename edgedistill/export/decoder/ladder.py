@@ -2,7 +2,7 @@
 
 Every file is held against the checkpoint along answers that are given: how often the next token of the answer is the
 likeliest one. With the rows' own answers that is an accuracy as a classifier has one. A decoder that has no rows is
-asked for its own greedy answers, of which it finds each token itself.
+asked for its own greedy answers, and a file for how much of their likelihood it keeps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgedistill.errors import MissingExtra, NothingHolds, StageError
 from edgedistill.export.decoder.parity import NEW_TOKENS, Parity, Reference, reference
-from edgedistill.export.ladder import STEPS, judge, told
+from edgedistill.export.ladder import LIKELIHOOD, STEPS, judge, judge_writing, told
 from edgedistill.export.silence import no_advice
 from edgedistill.store import Output, Store, canonical, digest
 from edgedistill.teachers.local import quiet
@@ -122,7 +122,8 @@ def export(
 
     Args:
         recipes: of that engine: what to try, in this order.
-        tolerance: token accuracy that the file may lose against the checkpoint; None takes each recipe's own.
+        tolerance: token accuracy that the file may lose against the checkpoint, or without answers the share of the
+            likelihood; None takes each recipe's own, or `LIKELIHOOD_LOST`.
 
     Raises:
         InputError: nothing to judge by, or no checkpoint.
@@ -155,12 +156,15 @@ def export(
             try:
                 write(recipe, folder)
             except StageError as error:  # widths that its blocks do not divide
-                steps.append(_refused(recipe, error.message))
+                steps.append(_refused(recipe, error.message, metric_of(original.on)))
                 continue
             expected = original.reference
             found = engine.compare(expected, file, threads=threads, progress=_noted(progress, recipe.name))
             parity = {key: value for key, value in asdict(found).items() if key != "diverges_at"}
-            step = judge(recipe, parity, found.token_accuracy, expected.token_accuracy, tolerance, metric=METRIC)
+            if original.on.answers is None:
+                step = judge_writing(recipe, parity, tolerance)
+            else:
+                step = judge(recipe, parity, found.token_accuracy, expected.token_accuracy, tolerance, metric=METRIC)
             diverges = [place for place in found.diverges_at if place is not None]
             steps.append(step | {"size_bytes": size_of(file), "first_divergence": min(diverges, default=None)})
             if step["passed"]:
@@ -191,10 +195,15 @@ def _noted(progress: Progress, what: str) -> Progress:
     return lambda done, total, note="": progress(done, total, note or what)
 
 
-def _refused(recipe: Recipe, reason: str) -> dict[str, Any]:
+def metric_of(on: Judged) -> str:
+    """What files are judged by."""
+    return LIKELIHOOD if on.answers is None else METRIC
+
+
+def _refused(recipe: Recipe, reason: str, metric: str) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
-        "metric": METRIC,
+        "metric": metric,
         "value": None,
         "passed": False,
         "reason": reason,

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import IntegrityError, NothingHolds
-from edgedistill.export.ladder import STEPS, judge, told
+from edgedistill.export.ladder import STEPS, judge_writing, told
 from edgedistill.export.lint import lint
 from edgedistill.export.seq2seq.parity import NEW_TOKENS, Reference, compare, reference
 from edgedistill.export.seq2seq.write import MODEL, to_seq2seq
 from edgedistill.store import Output, Store, canonical, digest
 from edgedistill.types import Exported, Progress, Recipe, silent
-
-METRIC = "token agreement"
-"""Share of the tokens of the checkpoint's greedy answers that the graphs find most likely where they stand."""
 
 
 class Original:
@@ -54,7 +51,7 @@ def export(
 
     Args:
         recipes: what to try, in this order; of the schemes that `to_seq2seq` takes.
-        tolerance: share of the tokens that may be others; None takes each recipe's own.
+        tolerance: share of the likelihood of the checkpoint's own answers that may be lost.
 
     Returns:
         The folder of the graphs, with tokenizer.json beside it.
@@ -82,7 +79,7 @@ def export(
             to_seq2seq(original.checkpoint, folder, recipe)
             found = compare(original.reference, folder, progress=progress)
             parity = {key: value for key, value in asdict(found).items() if key != "diverges_at"}
-            step = judge(recipe, parity, found.top1_agreement, 1.0, tolerance, metric=METRIC)
+            step = judge_writing(recipe, parity, tolerance)
             diverges = [place for place in found.diverges_at if place is not None]
             size = sum(file.stat().st_size for file in (folder / MODEL).iterdir())
             steps.append(step | {"size_bytes": size, "first_divergence": min(diverges, default=None)})

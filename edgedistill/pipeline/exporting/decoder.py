@@ -126,7 +126,7 @@ def decoder(
         kind="decoder",
         name=name,
         recipes=recipes,
-        metric="token accuracy",
+        metric=ladder.metric_of(on),
         judged_on=f"its own greedy answers to {len(judged)} questions" if own else f"the answers of {len(judged)} rows",
         texts=tuple(one.turns for one in judged[:TIMED_ROWS]),
         command='chat "your question"',

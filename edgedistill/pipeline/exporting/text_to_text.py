@@ -12,6 +12,7 @@ from edgedistill.data import prompts, smarthome
 from edgedistill.distill import generative
 from edgedistill.errors import InputError
 from edgedistill.export import fit
+from edgedistill.export.ladder import LIKELIHOOD
 from edgedistill.export.seq2seq import ladder
 from edgedistill.export.seq2seq.checkpoint import read
 from edgedistill.pipeline.exporting.source import Source, weights_in
@@ -67,7 +68,7 @@ def text_to_text(run: Run, folder: Path, name: str, recipes: tuple[Recipe, ...],
         kind="text-to-text",
         name=name,
         recipes=recipes,
-        metric=ladder.METRIC,
+        metric=LIKELIHOOD,
         judged_on=f"its own greedy answers to {len(short)} texts",
         texts=tuple(short[:TIMED_ROWS]),
         command='predict "your text"',
