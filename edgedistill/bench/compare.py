@@ -3,13 +3,16 @@
 Two runs of the same bundle never give the same figures. What differs between them, and how each is met:
 
     texts           every text is compared with itself: the figure of a round is the median over texts of the logarithm
-                    of (this round's time of the text / all rounds' time of it)
+                    of (this round's fastest time of the text / all rounds' fastest times of it)
     the process     where it lies in memory: rounds are fresh processes, and they are what is drawn first
-    other programs  they only ever make a call slower, so the fastest calls of each text must differ, too (of figures
-                    that are not taken text by text, the fastest rounds)
+    other programs  they only make calls slower, so a round's fastest call of each text is taken, of as many passes in
+                    every round (Chen and Revels, "Robust benchmarking in noisy environments", 2016), and the fastest
+                    of all rounds must differ, too (of figures that are not taken text by text, the fastest rounds)
+    some calls      a clock may run faster for some of them, and a bundle may slow some of them: where the fastest calls
+                    and the usual ones do not tell the same, nothing is told, and the note says so
     the machine     a clock that is lower today: both results time a reference that no bundle changes; what that one
-                    changed by is allowed for, and beyond 5 % nothing is compared; where a result has none (a page has
-                    none), it may have been anything up to that, so the bound of its times is wider by it
+                    changed by is allowed for, and beyond 5 % nothing is compared; where a result has none, of
+                    an older version, it may have been anything up to that, so the bound of its times is wider by it
     what remains    an hour's drift that no round knows of: a difference has to be more than just noticeable
 
 "worse" and "better" therefore need the whole interval, and what is fastest, beyond 1 ± the bound of the figure.
@@ -25,11 +28,11 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgedistill.bench import taken
+from edgedistill.bench import differences, taken
+from edgedistill.bench.differences import Difference
 from edgedistill.errors import StageError
-from edgedistill.evaluate.stats import LEVEL, SAMPLE_DRAWS, paired
+from edgedistill.evaluate.stats import paired
 from edgedistill.types import Comparison, Contender, DeviceRun, Estimate, Measurement, NotMeasured, Result
 
 TIME, START, MEMORY, SHARE, SIZE = 0.02, 0.1, 0.05, 0.01, 0.01
@@ -59,13 +62,11 @@ a reference for is given as much."""
 TIMED = frozenset(name for name in BOUNDS if not name.startswith(("memory", "answers")))
 MORE_IS_BETTER = frozenset({"rows/s", "tokens/s", "share"})
 SETTINGS = ("batch_rows", "prompt_tokens", "new_tokens", "texts_sha256")
+HELD_UP = 0.1
+"""By which p50 may differ otherwise than the fastest calls. Of results of one bundle on a host with other guests, p50
+differed by up to 10 %."""
 FEWEST_ROUNDS = 3
 """Rounds of each side; fewer say nothing of how much processes differ."""
-QUARTILE = 0.25
-MOST_INSIDE = 500
-"""Samples of a round that a resample takes: more would only narrow what is far narrower than the rounds' spread."""
-
-Floats = NDArray[np.float64]
 Verdict = Literal["equal", "better", "worse", "not comparable"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
@@ -102,6 +103,12 @@ def says_nothing(found: Sequence[Comparison]) -> bool:
     """Whether no figure of the bundle was compared, apart from its size, which nobody has to measure."""
     measured = [comparison for comparison in found if comparison.name != "size"]
     return not any(number for verdict, number in counts(measured).items() if verdict != "not comparable")
+
+
+def no_time(found: Sequence[Comparison]) -> bool:
+    """Whether times of the bundle are there and none of them was compared."""
+    timed = [one for one in found if one.contender == "bundle" and one.name.partition("@")[0] in TIMED]
+    return bool(timed) and all(one.verdict == "not comparable" for one in timed)
 
 
 def threads_of(earlier: Result) -> dict[tuple[str, Contender], int]:
@@ -151,93 +158,46 @@ def _figure(figure: Measurement, a: DeviceRun, b: DeviceRun, texts: int, bound: 
     # Costs: what is better when there is more of it counts the other way round.
     sign = -1.0 if figure.unit in MORE_IS_BETTER else 1.0
     costs = [[sign * np.log(np.asarray(samples, dtype=np.float64)) for samples in rounds] for rounds in sides]
-    floor = None
-    if figure.name == "latency" and texts:
-        if any(len(samples) < texts for rounds in costs for samples in rounds):
-            return _not(figure.name, a.link, f"a round did not get through the {texts} texts")
-        floor, costs = _floor(costs, texts), _by_text(costs, texts)
-    found, fastest = difference(costs[0], costs[1])
-    ends = sorted((math.exp(sign * found.low), math.exp(sign * found.high)))
-    ratio = Estimate(value=math.exp(sign * found.value), low=ends[0], high=ends[1])
-    verdict = _verdict(found, fastest if floor is None else floor, math.log1p(bound))
-    told = math.exp((found.high - found.low) / 2 + math.log1p(bound)) - 1
-    note = f"a difference of {told:.1%} would have been told" if verdict == "equal" else ""
+    bound = math.log1p(bound)
+    by_text = figure.name == "latency" and texts > 0
+    if by_text and any(len(samples) < texts for rounds in costs for samples in rounds):
+        return _not(figure.name, a.link, f"a round did not get through the {texts} texts")
+    found = differences.by_text(costs, texts) if by_text else differences.by_round(costs)
+    ends = sorted((math.exp(sign * found.interval.low), math.exp(sign * found.interval.high)))
+    ratio = Estimate(value=math.exp(sign * found.interval.value), low=ends[0], high=ends[1])
+    verdict, note = _verdict(found, bound)
+    if verdict == "not comparable":
+        return _not(figure.name, a.link, note)
     return Comparison(name=figure.name, link=a.link, verdict=verdict, ratio=ratio, note=note)
 
 
-def difference(a: Sequence[Floats], b: Sequence[Floats], *, seed: int = 0) -> tuple[Estimate, float]:
-    """How much more B costs than A, in logarithms: the lower quartile over rounds of each round's median.
-
-    What disturbs a process only adds to its costs, so the lower rounds know more than the upper ones. Of 5 % more and
-    rounds that differ by 1 %, every fifth of which is held up by 3 to 12 %, ten rounds of each find 93 % by the lower
-    quartile and 59 % by the median; neither calls a thing worse that is not.
-
-    The interval resamples rounds, then what is inside them (Davison and Hinkley, 1997, section 3.8). Of n rounds the
-    bootstrap sees a spread that is √((n − 1) / n) of the true one (ibid., section 2.5.1), so it is stretched by that.
+def _verdict(found: Difference, bound: float) -> tuple[Verdict, str]:
+    """What a difference comes to, and what should be known of it.
 
     Args:
-        a: the logarithms of costs, an array a round.
-        b: the same of the other result.
-
-    Returns:
-        The difference with its interval, and the difference between the cheapest rounds of both.
+        bound: in logarithms.
     """
-    chance = np.random.default_rng(seed)
-    medians = [np.array([np.median(samples) for samples in rounds]) for rounds in (a, b)]
-    value = float(np.quantile(medians[1], QUARTILE) - np.quantile(medians[0], QUARTILE))
-    drawn = _drawn(b, chance) - _drawn(a, chance)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    fewest = min(len(a), len(b))
-    stretch = math.sqrt(fewest / (fewest - 1))
-    estimate = Estimate(value=value, low=value + stretch * (low - value), high=value + stretch * (high - value))
-    return estimate, float(medians[1].min() - medians[0].min())
+    sure, more = found.interval, found.interval.value > 0
+    beyond = sure.low > bound if more else sure.high < -bound
+    if beyond and abs(found.floor) > bound and (found.floor > 0) == more:
+        if (found.usual if more else -found.usual) < bound / 2:
+            return "not comparable", _parted(found)
+        return "worse" if more else "better", ""
+    if abs(found.middle - sure.value) > math.log1p(HELD_UP):
+        return "not comparable", _parted(found)
+    told = math.exp((sure.high - sure.low) / 2 + bound) - 1
+    note = f"a difference of {told:.1%} would have been told"
+    if abs(found.middle - sure.value) > bound:
+        note += f"; p50 itself is × {math.exp(found.middle):.3f}: other programs, or the bundle, slowed some calls"
+    return "equal", note
 
 
-def _drawn(rounds: Sequence[Floats], chance: np.random.Generator) -> Floats:
-    """The lower quartile over rounds of each resample. Shape: [draws]."""
-    inside = np.empty((len(rounds), SAMPLE_DRAWS))
-    for number, samples in enumerate(rounds):
-        picked = chance.integers(len(samples), size=(SAMPLE_DRAWS, min(len(samples), MOST_INSIDE)))
-        inside[number] = np.median(samples[picked], axis=1)
-    which = chance.integers(len(rounds), size=(SAMPLE_DRAWS, len(rounds)))
-    return np.asarray(np.quantile(inside[which, np.arange(SAMPLE_DRAWS)[:, None]], QUARTILE, axis=1))
-
-
-def _by_text(sides: Sequence[Sequence[Floats]], texts: int) -> list[list[Floats]]:
-    """Each round's cost of each text, over all rounds' cost of it: long texts and short ones become one population."""
-    each = [
-        [np.median(samples[: len(samples) // texts * texts].reshape(-1, texts), axis=0) for samples in rounds]
-        for rounds in sides
-    ]
-    usual = np.median(np.stack([one for rounds in each for one in rounds]), axis=0)
-    return [[one - usual for one in rounds] for rounds in each]
-
-
-def _floor(sides: Sequence[Sequence[Floats]], texts: int) -> float:
-    """How much more the fastest call of each text costs in B, of as many rounds and passes of each side.
-
-    What other programs do, and other guests of the same host, whom no counter tells, only ever adds to a call. With two
-    to five programs for two processors, medians of two runs were 11 % apart and these floors 0.8 %; of a runtime that
-    burns 5 % they said 6 %. What code adds to some calls alone, they do not see.
-
-    Returns:
-        The median over texts.
-    """
-    passes = min(len(samples) // texts for rounds in sides for samples in rounds)
-    count = min(map(len, sides))
-    a, b = (
-        np.concatenate([samples[: passes * texts].reshape(-1, texts) for samples in rounds[:count]]).min(axis=0)
-        for rounds in sides
+def _parted(found: Difference) -> str:
+    fastest, middle = (math.exp(value) for value in (found.interval.value, found.middle))
+    return (
+        f"p50 is × {middle:.3f} and the fastest calls of each text are × {fastest:.3f}: other programs slowed some "
+        "calls, or the bundle does; measure again on a quiet machine"
     )
-    return float(np.median(b - a))
-
-
-def _verdict(found: Estimate, fastest: float, bound: float) -> Verdict:
-    if found.low > bound and fastest > bound:
-        return "worse"
-    if found.high < -bound and fastest < -bound:
-        return "better"
-    return "equal"
 
 
 def _rounds(run: DeviceRun, name: str) -> list[Sequence[float]]:
@@ -305,12 +265,14 @@ def _other(a: DeviceRun, b: DeviceRun, asked_a: Mapping[str, Any], asked_b: Mapp
         *((name, asked_a.get(name), asked_b.get(name)) for name in SETTINGS),
     ]
     found = [
-        "other texts"
+        "other texts (give both the same --data)"
         if name == "texts_sha256"
         else f"not the same {name.replace('_', ' ')}: {_short(x)}, then {_short(y)}"
         for name, x, y in same
         if _listed(x) != _listed(y)
     ]
+    if any(one.startswith("not the same threads") for one in found):
+        found.append("bench with --threads N, or with --against, which takes the earlier number")
     return "; ".join(found)
 
 

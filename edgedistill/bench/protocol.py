@@ -5,7 +5,7 @@
 
 Turns and rounds spread a drift of the machine over both. Intervals resample rounds first, then the samples inside
 them; what a round gives one figure of (a start, the memory) is shown as a median without an interval. A contestant
-whose rounds disagree by more than a tenth is marked unstable, and so is one whose clock never settled.
+whose rounds lie a tenth apart in their better half is marked unstable, and so is one whose clock never settled.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _figures(found: Mapping[str, Mapping[str, Sequence[Samples]]], name: str) ->
     """What the children of one contestant came to."""
     timing, memory = found["timing"][name], found["memory"][name]
     medians = [statistics.median(samples["latency_ms"]) for samples in timing]
-    agree = max(medians) - min(medians) <= validity.ROUNDS_WITHIN * statistics.median(medians)
+    agree = validity.apart("latency", medians) <= validity.ROUNDS_WITHIN
     yield from taken.times(timing, "measured", stable=agree and all(samples["steady"] for samples in timing))
     yield from (figure for figure in taken.memory(memory, "measured") if figure.name in MEMORY)
 

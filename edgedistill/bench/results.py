@@ -51,7 +51,7 @@ def read(path: Path) -> Result:
     if not isinstance(plain, dict) or "schema" not in plain:
         raise InputError(f"{path} is no result of a benchmark", hint="edgedistill bench writes them")
     if plain["schema"] != SCHEMA:
-        written = str(plain.get("version", "another version"))[:20]
+        written = str(plain.get("version", "of another version"))[:20]
         raise InputError(
             f"{path} has schema {plain['schema']!r}, and this version reads {SCHEMA}",
             hint=f"it was written by edgedistill {written}: install that, or measure again",

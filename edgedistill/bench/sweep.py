@@ -18,6 +18,9 @@ NEW_TOKENS = 16
 
 Point = Mapping[str, int | float]
 Measure = Callable[[Sequence[Any], Cell], Mapping[str, Any]]
+FEWEST = (
+    "taken are the fewest threads whose interval overlaps that of the fastest: more would heat a device for nothing"
+)
 
 
 def counts(cores: int) -> tuple[int, ...]:

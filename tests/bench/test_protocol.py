@@ -167,3 +167,27 @@ def test_a_measuring_child_is_given_time_for_its_rows_and_named(
         (local.TIMEOUT_S, "measuring the bundle (timing, 10 texts)"),
         (1000 * TIMEOUT_PER_ROW_S, "measuring the bundle (timing, 1000 texts)"),
     ]
+
+
+def test_rounds_whose_better_half_lies_apart_make_a_contestant_unstable() -> None:
+    class Jumping(Machine):
+        def __call__(self, what: str) -> dict[str, Any]:
+            found = super().__call__(what)
+            if what == "timing":
+                late = 1.3 if self.asked.count(what) in self.late else 1.0
+                found["latency_ms"] = [late * ms for ms in found["latency_ms"]]
+            return found
+
+        late: frozenset[int] = frozenset()
+
+    def stable(*late: int) -> bool:
+        jumping = Jumping()
+        jumping.late = frozenset(late)
+        (one,) = measure([contestant("exported", jumping)], 3)
+        (found,) = (figure for figure in one.measurements if figure.name == "latency")
+        assert isinstance(found, Measurement)
+        return found.stable
+
+    assert stable()
+    assert stable(2)
+    assert not stable(2, 3)

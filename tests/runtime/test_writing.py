@@ -79,6 +79,13 @@ def test_prompts_have_the_lengths_that_were_asked_for_and_those_beyond_the_conte
     assert timed[0] != timed[2]  # another piece of the texts in each round
 
 
+def test_a_small_model_goes_on_until_it_can_be_told_what_other_programs_did(clerk: Clerk) -> None:
+    """An answer takes 24 ms and none differs, so eight would be enough for the interval and last 0.19 s."""
+    found = writing.writing(lambda: clerk, ["abcd"], prompt_tokens=[4], new_tokens=2, within=0.5)
+    assert found["ended_by"] == "interval"
+    assert len(found["prompts"][0]["first_token_ms"]) == 11
+
+
 def test_rounds_over_lengths_end_when_the_time_is_over_and_each_length_was_there(clerk: Clerk) -> None:
     found = writing.writing(lambda: clerk, ["abc"], prompt_tokens=[2, 4], new_tokens=8, within=0.0001, limit_s=0.05)
     assert found["ended_by"] == "time"
