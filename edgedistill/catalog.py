@@ -34,7 +34,7 @@ class _File(BaseModel):
 class _Fact(_File):
     value: Positive
     source: str = Field(min_length=1)
-    trust: Literal["source", "assumed"]
+    trust: Literal["measured", "source", "assumed"]
 
 
 class _Gops(_File):
@@ -164,7 +164,7 @@ def _files(folder: str) -> dict[str, Path]:
 def _find(folder: str, name: str, what: str) -> Path:
     files = _files(folder)
     if name not in files:
-        raise _unknown(what, name, sorted(files), f"the files in {folder}/ are the ones there are")
+        raise _unknown(what, name, sorted(files), f"there are: {', '.join(sorted(files))}")
     return files[name]
 
 

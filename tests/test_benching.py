@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -19,14 +20,14 @@ from edgedistill.bench.compare import compare
 from edgedistill.bench.course import of_bundle
 from edgedistill.bench.rows import Asked
 from edgedistill.cli import app
-from edgedistill.cli.measuring import SILENT
+from edgedistill.cli.measuring import NO_TIME, SILENT
 from edgedistill.errors import BudgetMissed, InputError, StageError
 from edgedistill.links import address
 from edgedistill.pipeline import benching
 from edgedistill.report import bench_page
 from edgedistill.terminal.benches import comparison_tables, result_tables
-from edgedistill.types import Comparison, Contender, Result
-from tests.bench.devices import Emulated, Made
+from edgedistill.types import Comparison, Contender, Measurement, Result
+from tests.bench.devices import Emulated, Made, bundle
 from tests.bundle.test_threads import sealed
 
 Devices = dict[str, Made]
@@ -166,6 +167,103 @@ def test_what_was_measured_is_kept_whatever_fails_behind_it(
     assert results.read(folder.parent / "made-cpu.bench.json").runs[0].taken
 
 
+def test_the_result_that_lies_there_goes_on_under_its_time(
+    folder: Path, unpaged: Devices, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench(folder, "--threads", "1")
+    file = folder.parent / "made-cpu.bench.json"
+    good = results.read(file)
+    results.write(replace(good, created="2026-01-02T03:04:05+00:00"), file)
+    old = file.read_bytes()
+    bench(folder, "--threads", "1")
+    kept = folder.parent / "made-cpu.20260102030405.bench.json"
+    assert kept.read_bytes() == old
+    assert kept.with_suffix(".html").is_file()
+    assert kept.with_suffix(".md").is_file()
+    assert results.read(file).created > good.created[:4]
+    assert str(kept) in capsys.readouterr().out
+
+
+def test_one_device_of_two_that_failed_fails_the_command_when_all_is_written(folder: Path, unpaged: Devices) -> None:
+    unpaged["ssh://a"] = Made("ssh://a", breaks_at=0)
+    with pytest.raises(StageError, match="1 of 2 devices could not be measured: ssh://a: the link broke"):
+        bench(folder, "--threads", "1", "--on", "local", "--on", "ssh://a")
+    assert (folder.parent / "made-cpu.bench.html").is_file()
+
+
+def test_compare_says_what_it_compares_and_that_no_time_was(
+    written: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = written("late")
+    path = written("early")
+    early = results.read(path)
+    (run,) = early.runs
+    run = replace(run, in_effect={**run.in_effect, "threads": 2})
+    results.write(replace(early, runs=(run,), created="2026-01-02T03:04:05+00:00"), path)
+    app(["compare", str(late), str(path)], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "first   made" in said
+    assert "2026-01-02 03:04" in said
+    assert "the second is the older one" in said
+    assert "bench with --threads N" in " ".join(said.split())
+    assert NO_TIME in said
+
+
+def test_a_benchmark_that_is_stopped_keeps_what_it_took(
+    folder: Path, unpaged: Devices, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench(folder, "--threads", "1")
+    good = (folder.parent / "made-cpu.bench.json").read_bytes()
+    # Round 1 is timing, memory, answers; then come timing and memory of round 2, and it is stopped in round 3.
+    unpaged["local"] = Made(stopped_at=5)
+    with pytest.raises(SystemExit):
+        bench(folder, "--threads", "1")
+    assert (folder.parent / "made-cpu.bench.json").read_bytes() == good
+    assert (folder.parent / "made-cpu.stopped.bench.html").is_file()
+    (run,) = results.read(folder.parent / "made-cpu.stopped.bench.json").runs
+    assert run.in_effect["rounds"] == 2
+    assert not run.stable
+    assert "the benchmark was stopped after 2 of 3 timed processes" in run.reasons
+    assert str(folder.parent / "made-cpu.stopped.bench.json") in capsys.readouterr().err
+    assert any(figure.name == "latency" and isinstance(figure, Measurement) for figure in run.measurements)
+    unpaged["local"] = Made()
+    bench(folder, "--threads", "1")  # has more than what was left
+    assert not list(folder.parent.glob("*.stopped.*"))
+
+
+def test_a_benchmark_that_is_stopped_before_anything_was_taken_writes_nothing(
+    folder: Path, unpaged: Devices, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unpaged["local"] = Made(stopped_at=0)
+    with pytest.raises(SystemExit):
+        bench(folder, "--threads", "1")
+    assert not list(folder.parent.glob("*.bench.json"))
+    assert "nothing was taken yet" in capsys.readouterr().err
+
+
+def test_what_a_stopped_benchmark_left_outlives_one_that_measured_nothing(folder: Path, unpaged: Devices) -> None:
+    unpaged["local"] = Made(stopped_at=5)
+    with pytest.raises(SystemExit):
+        bench(folder, "--threads", "1")
+    unpaged["local"] = Made(breaks_at=0)
+    with pytest.raises(StageError):
+        bench(folder, "--threads", "1")
+    assert results.read(folder.parent / "made-cpu.stopped.bench.json").runs[0].taken
+
+
+def test_a_stop_behind_the_rounds_does_not_say_that_nothing_was_taken(
+    folder: Path, unpaged: Devices, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any, **__: Any) -> str:
+        raise SystemExit(130)
+
+    monkeypatch.setattr(bench_page, "page", stop)
+    with pytest.raises(SystemExit):
+        bench(folder, "--threads", "1")
+    assert results.read(folder.parent / "made-cpu.bench.json").runs[0].taken
+    assert "nothing was taken" not in capsys.readouterr().err
+
+
 def test_threads_are_written_from_one_device_alone(folder: Path, unpaged: Devices) -> None:
     for more in (["--threads", "2"], ["--on", "local", "--on", "emulated://a72"]):
         with pytest.raises(InputError, match="what one device finds best"):
@@ -219,6 +317,41 @@ def test_a_run_has_one_line_for_its_title_and_says_its_kind_once(title: str, sai
     told = lines(result_tables(replace(found, runs=(replace(found.runs[0], title=title),))))
     assert told[0].rstrip() == said
     assert "threads: " in told[1]
+
+
+def test_why_the_fastest_number_of_threads_is_not_taken_is_said(folder: Path) -> None:
+    (run,) = result(folder, Made()).runs
+    points = [{"threads": n, "latency_ms": ms, "low": ms - 0.2, "high": ms + 0.2} for n, ms in ((1, 1.0), (2, 0.9))]
+    told = lines(result_tables(replace(result(folder, Made()), runs=(replace(run, sweep=tuple(points)),))))
+    assert [line.split()[0] for line in told if "taken" in line and "fewest" not in line] == ["1"]
+    assert any("fewest threads" in line for line in told)
+    # What the sweep chose, and not what the device had of it.
+    less = replace(run, sweep=({**points[0], "latency_ms": 2.0, "low": 1.9, "high": 2.1}, points[1]))
+    told = lines(result_tables(replace(result(folder, Made()), runs=(less,))))
+    assert [line.split()[0] for line in told if "taken" in line] == ["2"]
+    assert not any("fewest threads" in line for line in told)
+
+
+def test_a_device_that_failed_says_why_and_nothing_else(folder: Path) -> None:
+    told = lines(result_tables(result(folder, Made("local", breaks_at=0))))
+    assert [line.strip() for line in told if line.strip()] == [
+        "device local, not measured",
+        "the link broke (plug it in)",
+        "note: so it is",
+    ]
+
+
+def test_a_decoder_with_many_lengths_of_prompt_fits_into_eighty_columns(tmp_path: Path) -> None:
+    made = bundle(tmp_path / "made", engine="llama-cpp-python", task="decoder")
+    workload = replace(catalog.workload("conversation"), rounds=3, within=None, prompt_tokens=(16, 64, 256, 1024, 2048))
+    asked = Asked(texts=tuple(f"text {number}" for number in range(8)))
+    found = harness.bench(made, [of_bundle(made, Made())], asked, workload, threads=1)
+    told = lines(result_tables(found))
+    assert max(map(len, told)) <= 80
+    for name in ("first token", "prefill", "decode", "inter token"):
+        for length in workload.prompt_tokens:
+            (row,) = (line for line in told if line.strip().startswith(f"{name}@{length} "))
+            assert re.search(r"\d.(ms|tokens/s)", row), row
 
 
 def test_tables_fit_into_eighty_columns(folder: Path) -> None:

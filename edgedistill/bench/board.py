@@ -53,6 +53,13 @@ ENGINES: Mapping[str, str] = {
 """As profiles name them, and their packages."""
 CORES = {"0xd03": "cortex-a53", "0xd08": "cortex-a72", "0xd0b": "cortex-a76"}
 """What the system calls a core, and the emulator does."""
+FACTS: Mapping[str, str] = {
+    "bandwidth_bytes_s": "read_bytes_s",
+    "gops.f32": "f32_ops_s",
+    "gops.int8": "int8_ops_s",
+    "storage_bandwidth_bytes_s": "storage_bytes_s",
+}
+"""As profiles name what was measured, and the probe does."""
 OPSET, IR = 17, 8
 """Old enough for any onnxruntime that a board may have."""
 
@@ -264,8 +271,8 @@ def _profile(found: Mapping[str, Any], name: str, machine: Any) -> tuple[str, De
         ]
     )
     warnings = tuple(
-        f"{key}: the repeats lie {apart:.0%} apart; was the board busy? measure it again with --force"
-        for key in ("read_bytes_s", "f32_ops_s", "int8_ops_s", "storage_bytes_s")
+        f"{fact}: the repeats lie {apart:.0%} apart; was the board busy? measure it again with --force"
+        for fact, key in FACTS.items()
         if (apart := figures.disturbed(key)) is not None
     )
     return text, closest, warnings
@@ -276,7 +283,7 @@ def _fact(figures: _Figures, key: str, otherwise: float, why: str) -> dict[str, 
     if value is None:
         source = f"{why} ({figures.reason(key)})"
         return {"value": _three_digits(otherwise), "trust": "assumed", "source": source}
-    return {"value": _three_digits(value / 1e9), "trust": "source", "source": figures.source(key)}
+    return {"value": _three_digits(value / 1e9), "trust": "measured", "source": figures.source(key)}
 
 
 def _int8_of(f32: float | None, closest: Device) -> float:

@@ -24,6 +24,8 @@ JUDGED_BEFORE = "what a model writes is judged where it is made: see `edgedistil
 HERE = "local"
 """The address of this machine, whose answers are the ones that others are compared with."""
 
+STOPPED = "the benchmark was stopped"
+"""How the reason of a run begins that its user ended."""
 MEASURES = "runtime/cell.py"
 """What takes a cell, in every bundle that can be measured."""
 
@@ -80,7 +82,9 @@ class Course:
         threads: of the timed rounds.
         asked_threads: the same, where the user chose them and no sweep did.
         repeated: processes that were disturbed, and taken again or left out; their samples are gone.
+        spare: the last process that was disturbed; it is better than none when the benchmark is stopped.
         failure: what ended the course; of the kind of cells that it happened in, nothing that was taken counts.
+        stopped: what the user's stopping left undone, in words; what was taken counts, and is unstable.
     """
 
     entrant: Entrant
@@ -91,7 +95,9 @@ class Course:
     sweep: tuple[Point, ...] = ()
     taken: list[Taken] = field(default_factory=list)
     repeated: int = 0
+    spare: Taken | None = None
     failure: EdgeDistillError | None = None
+    stopped: str = ""
 
     @property
     def clock(self) -> What:
@@ -123,6 +129,22 @@ class Course:
         self.failure = error
         self.taken = [one for one in self.taken if one.cell.what != what]
         if not self.rounds(self.clock):
+            self.sweep = ()
+
+    def stop(self, rounds: int, memory_rounds: int) -> None:
+        """Ends the course because its user stopped the benchmark.
+
+        Args:
+            rounds, memory_rounds: that were asked for; a course that has them all is as good as ever.
+        """
+        if self.spare is not None and not self.rounds(self.clock):
+            self.taken.append(self.spare)
+        timed = len(self.rounds(self.clock))
+        asked: dict[What, int] = {self.clock: rounds, "memory": memory_rounds, "answers": 1}
+        if any(self.can(what) and len(self.rounds(what)) < number for what, number in asked.items()):
+            after = f" after {timed} of {rounds} timed processes" if self.can(self.clock) else ""
+            self.stopped = f"{STOPPED}{after}"
+        if not timed:
             self.sweep = ()
 
     def without_disturbed(self, needed: int) -> None:
@@ -172,6 +194,8 @@ def finished(course: Course, asked: Asked, workload: Workload, host: Answers | s
     threads = min((samples["threads"] for samples in rounds if samples.get("threads")), default=course.threads)
     if threads != course.threads:
         reasons = (f"it ran with {threads} of {course.threads} threads", *reasons)
+    if course.stopped:
+        reasons = (course.stopped, *reasons)
     failed = (course.failure.message,) if course.failure is not None and course.taken else ()
     same = {"within": workload.within, "limit_s": workload.limit_s}
     version = course.facts.get("packages", {}).get(entrant.engine, entrant.engine_version)
@@ -220,6 +244,8 @@ def _missing(course: Course, what: What, names: Sequence[str]) -> Iterator[NotMe
     remedy = None
     if course.failure is not None:
         reason, remedy = course.failure.message, course.failure.hint
+    elif course.stopped and course.can(what):
+        reason = course.stopped
     elif link.kind == "emulated" and what == course.clock:
         reason = NO_CLOCK
     else:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,30 @@ from edgedistill.errors import EdgeDistillError, InputError
 from edgedistill.evaluate.stats import quantile_interval
 from edgedistill.links.link import Link
 from edgedistill.store import digest
-from edgedistill.types import Cell, Contender, Progress, Result, What, Workload, silent
+from edgedistill.types import Cell, Contender, Progress, Result, Taken, What, Workload, silent
 
 MEMORY_ROUNDS = 3
 """Memory hardly differs from process to process, and each round of it answers every text once more."""
 REPEATS = 10
 """Disturbed processes of a course that are taken again. A machine that is never quiet is `unstable` all the same."""
+INTERRUPTED = 130
+"""Exit status of a program that SIGINT ended."""
 MOST_ROUNDS = 2
 """Times the rounds that were asked for, where the interval over the rounds is still wider than asked."""
+
+
+class Stopped(SystemExit):
+    """The program was told to end in the middle of a benchmark.
+
+    Attributes:
+        result: makes the result of what was taken until then; None where nothing was.
+        kept: where it was written, once it was.
+    """
+
+    def __init__(self, stop: BaseException, result: Callable[[], Result] | None) -> None:
+        super().__init__(getattr(stop, "code", INTERRUPTED))
+        self.result = result
+        self.kept: Path | None = None
 
 
 def bench(
@@ -60,6 +77,7 @@ def bench(
 
     Raises:
         InputError: there is nothing to measure.
+        Stopped: the program was told to end.
     """
     if not entrants or not asked.texts:
         raise InputError("there is nothing to measure", hint="give a link with --on, and rows with --data")
@@ -73,10 +91,27 @@ def bench(
         for entrant, place in zip(entrants, places, strict=True)
     ]
     timed = asked.spread(workload.rows)
-    _Bench(courses, timed, asked.spread(workload.answer_rows), workload, progress).run()
+    judged = asked.spread(workload.answer_rows)
+    finish = partial(_result, manifest, courses, timed, workload)
+    try:
+        _Bench(courses, timed, judged, workload, progress).run()
+        return finish(_host_answers(courses, host, judged, built_for))
+    except (KeyboardInterrupt, SystemExit) as stop:
+        for course in courses:
+            course.stop(workload.rounds, min(workload.rounds, MEMORY_ROUNDS))
+        left = partial(finish, _host_answers(courses, None, judged, built_for))
+        raise Stopped(stop, left if any(course.taken for course in courses) else None) from stop
+
+
+def _result(
+    manifest: Mapping[str, Any],
+    courses: Sequence[Course],
+    timed: Asked,
+    workload: Workload,
+    answers: Callable[[Path], Answers | str],
+) -> Result:
     for course in courses:
         course.without_disturbed(workload.rounds)
-    answers = _host_answers(courses, host, asked.spread(workload.answer_rows), built_for)
     return Result(
         schema=SCHEMA,
         version=__version__,
@@ -94,10 +129,10 @@ def bench(
             **asdict(workload),
             "texts": len(timed.texts),
             "texts_sha256": digest(list(timed.texts)),
-            "metric": asked.metric,
+            "metric": timed.metric,
         },
         runs=tuple(finished(course, timed, workload, answers(course.entrant.folder)) for course in courses),
-        remarks=() if asked.remark is None else (asked.remark,),
+        remarks=() if timed.remark is None else (timed.remark,),
     )
 
 
@@ -181,6 +216,7 @@ class _Bench:
             if not validity.passing(samples) or lasting or course.repeated == REPEATS:
                 course.keep(cell, number, samples)
                 return
+            course.spare = Taken(cell=cell, round=number, samples=samples)
             course.repeated += 1
             again = f"{course.entrant.link.address}, disturbed, taken again: {course.repeated} of {REPEATS} times"
             self.progress(min(self.done, self.total), self.total, again)

@@ -43,7 +43,9 @@ def read(folder: Path) -> Bundle:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise InputError(f"{folder} is not a bundle: it has no {MANIFEST}", hint="edgedistill build makes one")
+        raise InputError(
+            f"{folder} is not a bundle: it has no {MANIFEST}", hint="edgedistill build and edgedistill export make them"
+        )
     if path.is_symlink() or path.stat().st_size > MAX_BYTES:
         raise IntegrityError(f"{path} is a link, or larger than any manifest")
     raw = path.read_bytes()

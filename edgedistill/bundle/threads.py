@@ -30,6 +30,11 @@ def write(bundle: Path, result: Result, *, wanted: bool | None) -> Result:
         swept = [run for run in swept if run.stable and is_target(target, run)]
     if wanted is False or len(swept) != 1:
         said = ("no number of threads was written: no device tried several",) if wanted else ()
+        had = manifest.read(bundle).manifest["engine"]["threads"]
+        for run in result.runs if wanted is None else ():
+            other = run.sweep and run.in_effect["threads"] != had
+            if run.contender == "bundle" and not run.stable and other and is_target(target, run):
+                said = (f"the bundle still starts {had} threads: the run on its own board is unstable",)
         return replace(result, remarks=(*result.remarks, *said))
     threads = int(swept[0].in_effect["threads"])
     if threads == manifest.read(bundle).manifest["engine"]["threads"]:

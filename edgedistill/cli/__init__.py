@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from edgedistill import __version__
-from edgedistill.cli import boards, devices, measuring, students
+from edgedistill.cli import boards, devices, measuring, stopping, students
 from edgedistill.errors import EdgeDistillError
 
 app = typer.Typer(
@@ -21,15 +20,6 @@ app = typer.Typer(
 )
 for commands in (students.app, boards.app, devices.app, measuring.app):
     app.add_typer(commands)
-
-
-KEPT = {
-    **dict.fromkeys(
-        ("build", "distill", "export", "label", "evaluate"), "; what is finished is kept, and the same command goes on"
-    ),
-    "bench": "; a benchmark writes its result when all rounds are taken, so the same command measures again",
-}
-"""What is true of a command that was stopped; of the others there is nothing to say."""
 
 
 def _version(asked: bool) -> None:
@@ -49,8 +39,7 @@ def options(
 
 def main() -> None:
     """Runs the command line and turns errors into one message and an exit status."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    stopping.listen()
     try:
         app()
     except EdgeDistillError as error:
@@ -58,9 +47,3 @@ def main() -> None:
         if error.hint:
             print(f"  what to do: {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)
-
-
-def _stop(number: int, _: Any) -> None:
-    said = KEPT.get("".join(sys.argv[1:2]), "")  # the command stands first
-    print(f"\nedgedistill: stopped{said}", file=sys.stderr)
-    sys.exit(128 + number)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgedistill.cli.options import AsJson, Data, print_json, show
+from edgedistill.cli.stopping import check
 from edgedistill.errors import BudgetMissed, InputError, StageError
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-SILENT = "NOTHING BUT THE SIZE WAS COMPARED: whether the bundle became worse is unknown"
+SILENT = "NOTHING THAT WAS MEASURED WAS COMPARED: whether the bundle became worse is unknown"
+NO_TIME = "NO TIME WAS COMPARED: whether the bundle became slower is unknown"
 
 On = Annotated[
     list[str] | None,
@@ -69,6 +72,7 @@ def bench(
     """Measure a bundle on this machine and on others: latency, throughput, starts, memory, answers."""
     from dataclasses import asdict
 
+    from edgedistill.bench.harness import Stopped
     from edgedistill.pipeline.benching import Benching
     from edgedistill.pipeline.benching import bench as run
     from edgedistill.terminal import Lines
@@ -89,17 +93,29 @@ def bench(
         write_threads=write_threads,
         out=out,
     )
-    with Lines(quiet=as_json) as lines:
-        done = run(bundle, asked, watch=lines)
+    try:
+        with Lines(quiet=as_json, step=check) as lines:
+            done = run(bundle, asked, watch=lines)
+    except Stopped as stopped:
+        kept = stopped.kept
+        files = "nothing was taken yet" if kept is None else f"kept    {kept}\nreport  {kept.with_suffix('.html')}"
+        print(files, file=sys.stderr)
+        raise
     if as_json:
         print_json(asdict(done.result) | _told(done.comparisons))
     else:
         show([*result_tables(done.result), *(comparison_tables(done.comparisons) if done.comparisons else ())])
         print(f"result  {done.page.with_suffix('.json')}\nreport  {done.page}")
-    if done.failures:
-        raise StageError("no device could be measured: " + "; ".join(done.failures), hint="see the reasons above")
+        if done.before is not None:
+            print(f"before  {done.before}")
     if against is not None:
         _judge(done.comparisons, strict=strict, quiet=as_json)
+    if done.failures:
+        count = len({run.link for run in done.result.runs})
+        which = "no device" if len(done.failures) == count else f"{len(done.failures)} of {count} devices"
+        said = "; ".join(line.splitlines()[0] for line in done.failures)
+        verb = "could be" if which == "no device" else "could not be"
+        raise StageError(f"{which} {verb} measured: {said}", hint="see the reasons above")
 
 
 @app.command()
@@ -112,13 +128,14 @@ def compare(
     """Say whether a result is slower, larger or less right than an earlier one; status 3 if it is."""
     from edgedistill.bench import compare as comparing
     from edgedistill.bench import results
-    from edgedistill.terminal.benches import comparison_tables
+    from edgedistill.terminal.benches import compared_tables, comparison_tables
 
-    found = comparing.compare(results.read(a), results.read(b))
+    first, second = results.read(a), results.read(b)
+    found = comparing.compare(first, second)
     if as_json:
         print_json(_told(found))
     else:
-        show(comparison_tables(found))
+        show([*compared_tables(first, second), *comparison_tables(found)])
     _judge(found, strict=strict, quiet=as_json)
 
 
@@ -138,13 +155,17 @@ def _judge(found: Sequence[Comparison], *, strict: bool, quiet: bool) -> None:
         strict: what could not be compared ends it so as well.
         quiet: what was printed is for a program, which has the counts.
     """
-    from edgedistill.bench.compare import regressions, says_nothing, untold
+    from edgedistill.bench.compare import no_time, regressions, says_nothing, untold
 
-    if says_nothing(found) and not quiet:
-        print(SILENT)
+    if not quiet and (says_nothing(found) or no_time(found)):
+        print(SILENT if says_nothing(found) else NO_TIME)
     if worse := regressions(found):
-        said = [f"{one.name} on {one.link}" + (f" × {one.ratio.value:.3f}" if one.ratio else "") for one in worse]
+        said = [f"{_named(one)}" + (f" × {one.ratio.value:.3f}" if one.ratio else "") for one in worse]
         raise BudgetMissed(f"worse than before: {', '.join(said)}", hint="see the table; measure again to be sure")
     if strict and (unknown := untold(found)):
-        said = [f"{one.name} on {one.link}" for one in unknown]
+        said = [_named(one) for one in unknown]
         raise BudgetMissed(f"not comparable: {', '.join(said)}", hint="see the reasons above, or leave --strict out")
+
+
+def _named(one: Comparison) -> str:
+    return f"{one.name.replace('_', ' ')} on {one.link}"

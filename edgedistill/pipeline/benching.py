@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,9 @@ from edgedistill.report import bench_page
 from edgedistill.stages import UNWATCHED, Watch
 from edgedistill.store import disk_errors, write_atomically
 from edgedistill.types import Comparison, NotMeasured, Result
+
+PARTS = (".json", ".html", ".md")
+"""The files of a result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,22 +66,25 @@ class Benching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benched:
-    """A result, what it is against an earlier one, and the page that shows both; beside it lies the result."""
+    """A result, what it is against an earlier one, and the page that shows both; beside it lies the result.
+
+    Attributes:
+        before: where the result went that lay there before.
+    """
 
     result: Result
     comparisons: tuple[Comparison, ...]
     page: Path
+    before: Path | None = None
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Why nothing could be measured; empty when something was."""
-        if any(run.taken for run in self.result.runs):
-            return ()
+        """Why the bundle could not be measured on a device, for each that failed."""
         return tuple(
             f"{run.link}: {figure.reason}"
             for run in self.result.runs
             for figure in run.measurements[:1]
-            if isinstance(figure, NotMeasured)
+            if run.contender == "bundle" and not run.taken and isinstance(figure, NotMeasured)
         )
 
 
@@ -86,6 +94,7 @@ def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched
     Raises:
         InputError: an address, the rows or the earlier result cannot be used; nothing was measured.
         IntegrityError: the bundle is not as it was built.
+        Stopped: the program was told to end; what was taken is kept, in NAME.stopped.bench.json.
     """
     told = manifest.verify(bundle).manifest
     addresses = list(dict.fromkeys(asked.on))
@@ -122,12 +131,20 @@ def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched
         fixed = asked.threads if asked.threads is not None or earlier is None else comparing.threads_of(earlier)
         entrants += known.entrants
         progress = watch.begin("bench")
-        result = harness.bench(bundle, entrants, texts, settings, threads=fixed, host=host, progress=progress)
+        unfinished = out / f"{bundle.absolute().name}.stopped{results.SUFFIX}"
+        try:
+            result = harness.bench(bundle, entrants, texts, settings, threads=fixed, host=host, progress=progress)
+        except harness.Stopped as stop:
+            with _whole():
+                _stopped(stop, unfinished)
+            raise
         result = replace(result, teacher_cost=teacher_cost(bundle))
         # Where no earlier result is named, the one that lies there is the history; it is read before it is replaced.
         file = _place(result, bundle, out, asked.against)
         # What failed has nothing in common with what failed before it.
-        history = earlier or (_lying(file) if any(run.taken for run in result.runs) else None)
+        lying = _lying(file) if any(run.taken for run in result.runs) else None
+        history = earlier or lying
+        before = None if lying is None else _set_aside(lying, file)
         _save(result, file)  # minutes of measuring: nothing that goes wrong from here on costs them
         if asked.teacher is not None:
             result = compared(result, known)
@@ -135,9 +152,12 @@ def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched
             result = loadgen.added(result, bundle, texts.texts, progress=watch.begin("mlperf"))
     result = write(bundle, result, wanted=asked.write_threads)
     _save(result, file)
+    if any(run.taken for run in result.runs):
+        for suffix in PARTS:
+            unfinished.with_suffix(suffix).unlink(missing_ok=True)  # this one has more
     found = () if earlier is None else comparing.compare(earlier, result)
     page = _show(result, file, history, found if history is earlier else None, _alternatives(bundle))
-    return Benched(result=result, comparisons=found, page=page)
+    return Benched(result=result, comparisons=found, page=page, before=before)
 
 
 def _place(result: Result, bundle: Path, out: Path, against: Path | None) -> Path:
@@ -151,8 +171,47 @@ def _place(result: Result, bundle: Path, out: Path, against: Path | None) -> Pat
     if not any(run.taken for run in result.runs):
         return out / f"{name}.failed{results.SUFFIX}"
     if against is not None and file.exists() and file.samefile(against):
-        return out / f"{name}.{re.sub('[^0-9]', '', result.created)[:14]}{results.SUFFIX}"
+        return _dated(file, result)
     return file
+
+
+def _stopped(stop: harness.Stopped, file: Path) -> None:
+    """Keeps what was taken until a benchmark was stopped, beside what earlier ones came to."""
+    if stop.result is None:
+        return
+    result = stop.result()
+    _save(result, file)
+    stop.kept = file
+    _show(result, file, None, None, ())
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """What is done in it is done to its end, however often the program is told to stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no signal ends anything there
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _set_aside(lying: Result, file: Path) -> Path:
+    """Gives a result that lies where a new one goes the time that it was made in its name; its pages go with it."""
+    kept = _dated(file, lying)
+    for suffix in PARTS:
+        if (old := file.with_suffix(suffix)).exists():
+            old.replace(kept.with_suffix(suffix))
+    return kept
+
+
+def _dated(file: Path, result: Result) -> Path:
+    """NAME.20261122101500.bench.json."""
+    name = file.name.removesuffix(results.SUFFIX)
+    return file.with_name(f"{name}.{re.sub('[^0-9]', '', result.created)[:14]}{results.SUFFIX}")
 
 
 def _lying(file: Path) -> Result | None:

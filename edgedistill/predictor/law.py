@@ -58,7 +58,7 @@ def of_profile(device: Device, metric: Metric) -> Expected:
         )
     fact = device.gops["int8"]
     share = INT8_SHARE[bool(MATRIX_ISA & set(device.isa))]
-    spread = SOURCED + 0.25 if fact.trust == "source" else ASSUMED + 0.25
+    spread = ASSUMED + 0.25 if fact.trust == "assumed" else SOURCED + 0.25
     return Expected(value=fact.value * 1e9 * device.cores * share, spread=spread, why="the profile's int8 throughput")
 
 

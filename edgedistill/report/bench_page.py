@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgedistill.bench import compare as comparing
+from edgedistill.bench.course import STOPPED
 from edgedistill.report import bench_history, bench_panels, bench_tables, bench_validity, pareto
 from edgedistill.report import page as pages
 from edgedistill.report.blocks import MISSING, Cell, Figure, Page, Panel, Section, label, within
 from edgedistill.report.figures import date, interval, is_exact, number, shown
 from edgedistill.report.markdown import text
 from edgedistill.report.runs import (
+    FAILED,
     SHORT,
     WHO,
     Column,
@@ -94,7 +97,7 @@ def _content(
 def verdict(result: Result, head: Column | None) -> str:
     """The one sentence under the title: against the teacher where there is one, else what the bundle does alone."""
     if head is None:
-        return f"The bundle was {MISSING}."
+        return capital(f"{_why_not(result)}.")
     found = {
         (ratio.name, ratio.against): ratio
         for ratio in result.ratios
@@ -108,8 +111,19 @@ def verdict(result: Result, head: Column | None) -> str:
             held = "" if kept is None else f", keeping {shown(kept.estimate, 'share')} of its {within(head.metric)}"
             sure_ = "" if kept is None or is_exact(kept.estimate) else f" ({interval(kept.estimate, 'share')})"
             return capital(f"{' and '.join(said)} than {WHO[who]}{held}{sure_}.")
-    told = ", ".join(f"{figure.value.text} {figure.title.lower()}" for figure in _figures(head)[:3])
+    there = [figure for figure in _figures(head)[:3] if figure.value.text != MISSING]
+    told = ", ".join(f"{figure.value.text} {figure.title.lower()}" for figure in there)
     return f"{told}."
+
+
+def _why_not(result: Result) -> str:
+    """Why the bundle was measured nowhere; where several devices failed, why the first of them did."""
+    for run in result.runs:
+        for figure in run.measurements:
+            if run.contender == "bundle" and isinstance(figure, NotMeasured):
+                # What is refused lists its problems below its first line.
+                return f"{MISSING} on {device(run)}: {figure.reason.splitlines()[0]}"
+    return f"the bundle was {MISSING}"
 
 
 def _times(ratio: Ratio) -> str:
@@ -122,7 +136,7 @@ def _times(ratio: Ratio) -> str:
 
 def _headline(of: Sequence[Column]) -> Column | None:
     """The run that the page speaks of first: the bundle's first one that was timed, stable ones before others."""
-    bundles = [column for column in of if column.run.contender == "bundle" and column.own]
+    bundles = [column for column in of if column.run.contender == "bundle" and column.own and column.state != FAILED]
     return min(bundles, key=lambda column: (column.kind != "measured", not column.run.stable), default=None)
 
 
@@ -161,6 +175,8 @@ def _none(reason: str = "no answers were judged") -> Cell:
 def _standing(result: Result, comparisons: Sequence[Comparison]) -> tuple[tuple[str, str], ...]:
     """What the devices agree on, and what became worse, in a few words with their tones."""
     found: list[tuple[str, str]] = []
+    if any(reason.startswith(STOPPED) for run in result.runs for reason in run.reasons):
+        found.append(("bad", "Stopped before its end"))
     equal = [
         item.median
         for run in result.runs
@@ -183,6 +199,8 @@ def _changes(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
     worse, better, untold = (count[verdict] for verdict in ("worse", "better", "not comparable"))
     if untold == count.total():
         return [("missing", "Nothing comparable with the run before")]
+    if not worse and comparing.no_time(comparisons):
+        return [("missing", "No time comparable with the run before")]
     figures = f"figure{'s' if worse > 1 else ''} worse than before"
     found = [("bad", f"{worse} {figures}") if worse else ("good", "No figure worse than before")]
     found += [("good", f"{better} better than before")] if better else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from edgedistill.bench import sweep as sweeping
 from edgedistill.report.blocks import MISSING, Cell, Section, label, table
 from edgedistill.report.figures import SPACE, interval, is_exact, number, shown
 from edgedistill.report.runs import (
@@ -12,6 +13,7 @@ from edgedistill.report.runs import (
     Column,
     Find,
     by_length,
+    capital,
     device,
     estimate_cell,
     grid,
@@ -87,7 +89,8 @@ def sweep(of: Sequence[Column]) -> Section | None:
         return None
     counts = sorted({round(step["threads"]) for column in swept for step in column.run.sweep})
     rows = [(f"{count} thread{'s' if count > 1 else ''}", _of_threads(count)) for count in counts]
-    made = grid("Time or tokens a second by number of threads, one column a run", swept, rows, who=_mixed(swept))
+    title = "Time or tokens a second by number of threads, one column a run"
+    made = grid(title, swept, rows, who=_mixed(swept), note=f"{capital(sweeping.FEWEST)}.")
     return Section(id="threads", title="Threads", tables=(made,))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -210,9 +211,10 @@ def trust(of: Sequence[Column]) -> tuple[str, str]:
         return "missing", f"Time {MISSING}"
     if not unstable:
         return "good", f"{len(timed)} of {len(timed)} timed runs stable"
-    return "bad", capital("; ".join(unstable)) if len(
-        unstable
-    ) < 3 else f"{len(unstable)} of {len(timed)} runs unstable"
+    if len(unstable) < 3:
+        return "bad", capital("; ".join(unstable))
+    count = Counter(column.state for column in timed if column.state != STABLE)
+    return "bad", ", ".join(f"{number} of {len(timed)} runs {state}" for state, number in count.items())
 
 
 def _failure(column: Column) -> str:

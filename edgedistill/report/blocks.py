@@ -20,7 +20,7 @@ NAMES = {
     "memory": "Memory",
     "size": "Size of the file",
     "model_size": "Size of the model",
-    "answers_equal": "Answers equal to the build machine's",
+    "answers_equal": "Answers equal to the host's",
     "tokens_equal": "Tokens equal up to where two answers part",
     "parts_at_token": "Token at which two answers part, counted from 0",
     "logits_apart_where_parted": "Logits by which the build machine preferred its token there",

@@ -27,6 +27,7 @@ SHORT: Mapping[Contender, str] = {
 }
 """The same where there is little room."""
 STABLE = "stable"
+FAILED = "failed"
 SHARES = (0.5, 0.9, 0.99)
 SAMPLES = {"latency": ("timing", "latency_ms")}
 """Where the raw samples of a measurement stand, round by round."""
@@ -65,7 +66,7 @@ class Column:
         """Whether the run kept the rules of the protocol, broke one, or found out nothing at all."""
         if self.run.stable:
             return STABLE
-        return "unstable" if any(isinstance(item, Measurement) for item in self.run.measurements) else "failed"
+        return "unstable" if any(isinstance(item, Measurement) for item in self.run.measurements) else FAILED
 
     @property
     def name(self) -> str:
@@ -80,7 +81,7 @@ class Column:
         """
         title = capital(WHO[self.run.contender]) if who else self.run.title
         around = self.place if who else self.run.link if self.run.link != self.run.title else ""
-        marks = (self.kind,) if self.state == STABLE else (self.kind, self.state)
+        marks = {STABLE: (self.kind,), FAILED: (FAILED,)}.get(self.state, (self.kind, self.state))
         return Cell(text=title, note=around, tone="figure", marks=marks)
 
     def find(self, name: str) -> Measurement | NotMeasured:

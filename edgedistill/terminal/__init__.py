@@ -245,6 +245,8 @@ def device_tables(device: Device) -> list[RenderableType]:
         "bandwidth_bytes_s": f"{device.bandwidth_bytes_s / 1e9:g} GB/s",
         "engines": ", ".join(device.engines) or "none",
     }
+    if device.storage_bandwidth_bytes_s is not None:
+        facts["storage_bandwidth_bytes_s"] = f"{device.storage_bandwidth_bytes_s / 1e9:g} GB/s"
     for name, value in facts.items():
         table.add_row(name, value, device.sources.get(name, "our choice"))
     for name, fact in device.gops.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -23,10 +24,11 @@ UNBROKEN = 100_000
 class Lines:
     """One line a stage on standard error: name, time, what came out; a live bar while it runs.
 
-    Without a terminal, finished lines only. `quiet` shows nothing.
+    Without a terminal, finished lines only. `quiet` shows nothing. `step` is called at every step.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, step: Callable[[], None] = lambda: None) -> None:
+        self._step = step
         width = None if sys.stderr.isatty() else UNBROKEN
         self._console = Console(stderr=True, quiet=quiet, highlight=False, width=width)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -60,6 +62,7 @@ class Lines:
         self._console.print(line)
 
     def _advance(self, done: int, total: int, note: str = "") -> None:
+        self._step()
         now = time.monotonic()
         if now - self._drawn < REDRAW_S and done < total:
             return

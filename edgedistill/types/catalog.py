@@ -11,12 +11,13 @@ from typing import Literal
 class Fact:
     """A value of a device profile with where it was read.
 
-    `trust` is "source" when the page named says so, "assumed" when it is general knowledge or our own choice.
+    `trust` is "measured" when it was timed on the board, "source" when the page named says so, "assumed" when it is
+    general knowledge or our own choice.
     """
 
     value: float
     source: str
-    trust: Literal["source", "assumed"]
+    trust: Literal["measured", "source", "assumed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

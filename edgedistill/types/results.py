@@ -67,8 +67,8 @@ class DeviceRun:
         environment: machine, system, python, cores, ram_bytes and packages of the device, as far as it tells.
         asked: settings asked for: threads (null: a sweep chose), within, limit_s, rounds.
         in_effect: those that were used, and `repeated`: processes that were disturbed and taken again.
-        stable: False when a rule of the protocol was broken; `reasons` says which and by how much.
-        reasons: what broke which rule.
+        stable: False when a rule of the protocol was broken, the link broke, or the benchmark was stopped.
+        reasons: which rule was broken by how much, and what ended the run early.
         measurements: every figure, or why there is none.
         accuracy: share of the rows that are answered as they are labelled; of readers, token F1, as `metric` of the
             workload says.

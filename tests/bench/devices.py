@@ -63,9 +63,11 @@ class Made(Link):
 
     Attributes:
         asked: every cell with its texts, in order.
+        passes: through the texts, of each timed process.
         change: laid over the samples of each timed process, by its number.
         wrong: how many of its answers are not those of the others.
         breaks_at: the number of the cell at which its link breaks.
+        stopped_at: the number of the cell at which the user has enough of it.
     """
 
     asked: list[tuple[Cell, int]]
@@ -79,13 +81,16 @@ class Made(Link):
         cores: int = 1,
         factor: float = 1.0,
         change: Mapping[int, Mapping[str, Any]] | None = None,
+        passes: int = 2,
         wrong: int = 0,
         breaks_at: int | None = None,
+        stopped_at: int | None = None,
     ) -> None:
         super().__init__(address, f"device {address}")
         self.chance = random.Random(seed)
         self.cores, self.factor, self.change = cores, factor, change or {}
-        self.wrong, self.breaks_at = wrong, breaks_at
+        self.passes = passes
+        self.wrong, self.breaks_at, self.stopped_at = wrong, breaks_at, stopped_at
         self.asked = []
         self.timed = 0
 
@@ -95,6 +100,8 @@ class Made(Link):
     def measure(self, bundle: Path, texts: Sequence[Any], cell: Cell) -> Mapping[str, Any]:
         if len(self.asked) == self.breaks_at:
             raise EngineCrashed("the link broke", hint="plug it in")
+        if len(self.asked) == self.stopped_at:
+            raise SystemExit(130)  # as the command line does on SIGINT
         self.asked.append((cell, len(texts)))
         if cell.what == "answers":
             said = [(number + (number < self.wrong)) % 2 for number in range(len(texts))]
@@ -107,7 +114,7 @@ class Made(Link):
         if cell.what == "writing":
             return writing(self.chance, cell.prompt_tokens or (8,), cell.new_tokens) | change
         speed = self.factor * (1 + 0.5 / cell.threads)  # twice the threads, a little faster
-        return timing(self.chance, len(texts), factor=speed) | change
+        return timing(self.chance, len(texts), passes=self.passes, factor=speed) | change
 
 
 class Emulated(Made):

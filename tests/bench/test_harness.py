@@ -113,6 +113,61 @@ def test_a_host_that_cannot_answer_leaves_the_other_figures(made: Path) -> None:
     assert figure(one, "latency").median > 0
 
 
+def stopped(made: Path, *links: Link, **changes: Any) -> Result:
+    """What is left of a benchmark that one of the links ends."""
+    with pytest.raises(harness.Stopped) as stop:
+        run(made, *links, **changes)
+    assert stop.value.code == 130
+    assert stop.value.result is not None
+    return stop.value.result()
+
+
+def test_of_devices_that_are_stopped_the_finished_one_is_whole(made: Path) -> None:
+    """In one round the emulated one is asked for memory, then for answers, and there the other is stopped."""
+    whole, one = stopped(made, Emulated("emulated://a72"), Made("ssh://a", stopped_at=2), rounds=1).runs
+    assert whole.stable
+    assert missing(whole)["answers_equal"].reason == "this machine was not asked"
+    assert missing(whole)["latency"].reason == "emulation has the right instructions, not the right clock"
+    assert one.reasons == ("the benchmark was stopped after 1 of 1 timed processes",)
+    assert missing(one)["answers_equal"].reason == one.reasons[0]
+    latency = figure(one, "latency")
+    assert latency.median > 0
+    assert not latency.stable
+
+
+def test_a_device_without_a_clock_lacks_no_times_when_it_is_stopped(made: Path) -> None:
+    """Memory, answers, and in the second round of memory it ends."""
+    (one,) = stopped(made, Emulated("emulated://a72", stopped_at=2)).runs
+    assert not one.stable
+    assert one.reasons == ("the benchmark was stopped",)
+    assert missing(one)["latency"].reason == "emulation has the right instructions, not the right clock"
+    assert figure(one, "memory_process").median > 0
+
+
+def test_a_device_whose_turn_never_came_has_no_threads_in_use(made: Path) -> None:
+    first, never = stopped(made, Made("ssh://a", cores=2), Made("ssh://b", cores=2, stopped_at=4), threads=None).runs
+    assert first.sweep
+    assert figure(first, "latency").median > 0
+    assert never.sweep == ()
+    assert not never.taken
+
+
+def test_a_disturbed_process_is_better_than_none_when_it_is_stopped(made: Path) -> None:
+    disturbed = {"foreign_cores": 1.0}
+    (one,) = stopped(made, Made(change={0: disturbed, 1: disturbed}, stopped_at=2)).runs
+    assert len(one.taken) == 1
+    assert one.in_effect["repeated"] == 2
+    assert "other programs used 1.00 cores" in " ".join(one.reasons)
+    assert figure(one, "latency").median > 0
+
+
+def test_a_stop_while_the_host_answers_loses_nothing(made: Path) -> None:
+    (one,) = stopped(made, Made("ssh://a"), host=Made(stopped_at=0)).runs
+    assert one.stable
+    assert figure(one, "latency").median > 0
+    assert missing(one)["answers_equal"].reason == "this machine was not asked"
+
+
 @pytest.mark.parametrize("breaks_at", [0, 1, 4])
 def test_a_link_that_breaks_while_it_is_timed_has_no_times_and_the_others_go_on(made: Path, breaks_at: int) -> None:
     good, broken = run(made, Made(), Made("ssh://a", cores=2, breaks_at=breaks_at), threads=None).runs

@@ -98,7 +98,9 @@ def test_a_run_that_is_not_to_be_believed_sets_nothing_unless_it_is_asked_to(tmp
     folder = sealed(tmp_path / "made", "cpu")
     result = measured(folder, Made(cores=4))
     unstable = replace(result, runs=(replace(result.runs[0], stable=False),))
-    assert threads.write(folder, unstable, wanted=None) == unstable
+    found = threads.write(folder, unstable, wanted=None)
+    assert found == replace(unstable, remarks=found.remarks)
+    assert found.remarks == ("the bundle still starts 1 threads: the run on its own board is unstable",)
     assert read(folder)["engine"]["threads"] == 1
     threads.write(folder, unstable, wanted=True)
     assert read(folder)["engine"]["threads"] > 1

@@ -7,8 +7,7 @@ import importlib
 import json
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from edgedistill.runtime.engine_static import Classifier
 from edgedistill.store import hashes
 from tests.links import bundles
 from tests.links.phones import SERIAL, TEMPORARY, Phone
+from tests.links.waiting import wait_for
 
 TEXTS = ["turn the lamp very bright", "song", 'it\'s "dark"; $HOME `now`']
 LOADER_SCRIPT = f'#!/bin/sh\nshift 3\nexec {sys.executable} "$@"\n'
@@ -117,14 +117,6 @@ def running(*words: str) -> Iterator[str]:
             found = path.read_text(errors="replace")
             if all(word in found for word in words):
                 yield found
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if happened():
-            return
-        time.sleep(0.02)
-    pytest.fail("it never happened")
 
 
 def test_what_takes_too_long_is_ended_there_and_leaves_nothing(there: Phone) -> None:

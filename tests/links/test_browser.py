@@ -147,8 +147,11 @@ def test_times_come_with_the_threads_that_there_were_and_a_clock_fine_enough(lin
     cell = Cell(what="timing", threads=2, batch_rows=16, within=1e-9, limit_s=0.5)
     found = link.measure(bundle, 8 * TEXTS, cell)
     assert (found["threads"], found["isolated"], found["ended_by"]) == (2, True, "time")
+    assert 500 <= found["warm_up_ms"] < 2000  # no longer than all else may take
     assert found["throughput_rows_s"]
     assert [len(anchors) for anchors in found["anchors_ms"]] == [20, 20]
+    assert len(found["reference_ms"]) == 40
+    assert min(found["reference_ms"]) > 10 * found["clock_step_ms"]
     # 100 steps of the clock a sample
     assert found["calls_a_sample"] * np.median(found["latency_ms"]) > 20 * found["clock_step_ms"]
     assert found["cold_start_ms"] > found["engine_ms"] + found["load_ms"] + found["first_answer_ms"]
@@ -157,6 +160,8 @@ def test_times_come_with_the_threads_that_there_were_and_a_clock_fine_enough(lin
     assert 0 <= found["waited_share"] <= 1
     assert found["foreign_cores"] >= 0
     json.dumps(found, allow_nan=False)
+    found = link.measure(bundle, TEXTS, Cell(what="timing", threads=1, batch_rows=16, within=0.5, limit_s=20))
+    assert found["warm_up_ms"] >= 2000  # until then the engine is compiled again
 
 
 @real

@@ -8,8 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from edgedistill.runtime.engine_static import Classifier
 from edgedistill.store import hashes
 from tests.links import bundles
 from tests.links.boards import NAME, SFTP, SSHD, Board
+from tests.links.waiting import wait_for
 
 TEXTS = ["turn the lamp very bright", "song", 'it\'s "dark"; $HOME `now`']
 needs_sshd = pytest.mark.skipif(
@@ -174,14 +174,6 @@ def test_a_link_that_is_cut_in_a_cell_leaves_nothing_and_the_next_cell_connects_
     wait_for(lambda: not Path(f"/proc/{sign.read_text()}").exists())
     wait_for(lambda: not any((board.home / ".cache" / "edgedistill" / "sessions").rglob("a")))
     assert answers(link, bundle) == expected(bundle)
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if happened():
-            return
-        time.sleep(0.02)
-    pytest.fail("it never happened")
 
 
 @needs_sshd

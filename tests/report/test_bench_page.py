@@ -350,6 +350,28 @@ def test_a_run_that_failed_says_so_and_is_not_called_unstable(make_result: Make)
     assert "unstable" not in text.split("## Whether to believe it")[0]
 
 
+def test_a_page_of_failures_begins_with_the_reason(make_result: Make) -> None:
+    result = make_result()
+    gone = NotMeasured(name="latency", reason="the link broke after 12 s", remedy="plug it in")
+    failed = replace(result.runs[0], stable=False, measurements=(gone,), taken=(), sweep=(), accuracy=None)
+    text = markdown(replace(result, runs=(failed,), ratios=()))
+    flat = text.replace("\xa0", " ")
+    assert f"**Not measured on {failed.title} ({failed.link}): the link broke after 12 s.**" in flat
+    assert "p50" not in text.split("## Devices")[0]
+    assert "failed" in text
+    assert "measured failed" not in text
+    assert "## At a glance" not in text
+
+
+def test_a_page_of_a_stopped_benchmark_says_so_in_its_head(make_result: Make) -> None:
+    result = make_result()
+    run = replace(result.runs[0], stable=False, accuracy=None, reasons=("the benchmark was stopped after 2 of 5",))
+    text = markdown(replace(result, runs=(run,), ratios=()))
+    head = text.split("## ")[0]
+    assert "✗ Stopped before its end" in head
+    assert "not measured accuracy" not in head
+
+
 def test_runs_that_cannot_be_compared_are_no_good_news(make_result: Make) -> None:
     untold = (COMPARISONS[3], replace(COMPARISONS[3], link="local"))
     text = markdown(make_result(), make_result(), comparisons=untold)

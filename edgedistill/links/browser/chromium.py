@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,7 @@ class Chromium:
         self._runner: asyncio.Runner | None = None
         self._playwright: Playwright | None = None
         self._browser: Browser | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def visit(self, url: str, work: Callable[[Tab], Awaitable[Found]], *, timeout_s: float, what: str) -> Found:
         """Opens a page, does some work with it and closes it.
@@ -188,8 +190,16 @@ class Chromium:
             executable_path=program(),
             args=[f"--disable-features={','.join(FEATURES)}"],
             chromium_sandbox=os.geteuid() != 0,  # it refuses to run for root in one
+            # One that is killed leaves its folders behind, so it has one for all of them.
+            env={**os.environ, "TMPDIR": self._folder()},
             timeout=START_S * 1e3,
         )
+
+    def _folder(self) -> str:
+        self._temporary = self._temporary or tempfile.TemporaryDirectory(
+            prefix="edgedistill-", ignore_cleanup_errors=True
+        )
+        return self._temporary.name
 
     def close(self) -> None:
         """Ends the browser and its driver."""
@@ -197,6 +207,9 @@ class Chromium:
             self._runner.run(self._end())
             self._runner.close()
         self._runner = None
+        if self._temporary is not None:
+            self._temporary.cleanup()
+        self._temporary = None
 
     async def _end(self) -> None:
         browser, playwright = self._browser, self._playwright

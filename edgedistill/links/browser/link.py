@@ -191,6 +191,7 @@ async def _timing(tab: Tab, _: Content | None) -> Mapping[str, Any]:
         **prepared,
         **taken,
         "throughput_rows_s": finished["throughput_rows_s"],
+        "reference_ms": finished["reference_ms"],
         "anchors_ms": [prepared["anchors_ms"], finished["anchors_ms"]],
         **_silent(tab),
         **_between(before, after),
