@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import http.client
@@ -227,6 +228,27 @@ def test_nothing_is_left_of_a_browser_whose_pages_died_or_hung(link: Browser) ->
     assert drivers
     link.close()
     assert_gone([*seen, *drivers])
+
+
+@real
+def test_a_page_waits_for_its_process_to_be_alone_while_another_page_ends(link: Browser) -> None:
+    with Server({START: b"<!doctype html>"}) as server:
+
+        async def find(tab: Tab) -> tuple[int | None, int]:
+            context = await tab._browser.new_context()
+            await (await context.new_page()).goto(server.origin + START)
+            both = await tab._renderers()
+
+            async def end() -> None:
+                await asyncio.sleep(0.3)
+                await context.close()
+
+            found, _ = await asyncio.gather(tab.renderer(), end())
+            return found, len(both)
+
+        found, together = link._chromium.visit(server.origin + START, find, timeout_s=60, what="finding")
+    assert together == 2
+    assert found is not None
 
 
 async def stay(tab: Tab) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,9 +72,10 @@ def answers(link: Ssh, bundle: Path) -> list[list[float]]:
     return found
 
 
-def expected(bundle: Path) -> list[list[float]]:
+def assert_same(found: list[list[float]], bundle: Path) -> None:
+    """As this process answers, which may have another kernel for the same sum than a process with one thread."""
     classifier = Classifier(bundle)
-    return [classifier([text])[0].tolist() for text in TEXTS]
+    np.testing.assert_allclose(found, [classifier([text])[0] for text in TEXTS], rtol=1e-5, atol=1e-6)
 
 
 def below(board: Board) -> set[str]:
@@ -91,7 +93,7 @@ def test_a_bundle_goes_there_and_its_answers_come_back(
     assert facts["free_bytes"] > 0
     assert abs(facts["clock_offset_s"]) < 60
     assert below(board) == set()  # looking writes nothing
-    assert answers(stranger, bundle) == expected(bundle)
+    assert_same(answers(stranger, bundle), bundle)
     with monkeypatch.context() as nothing_sent:
         nothing_sent.delattr(Ssh, "_send")
         with Ssh(stranger.address) as again:
@@ -173,7 +175,7 @@ def test_a_link_that_is_cut_in_a_cell_leaves_nothing_and_the_next_cell_connects_
     thread.join()
     wait_for(lambda: not Path(f"/proc/{sign.read_text()}").exists())
     wait_for(lambda: not any((board.home / ".cache" / "edgedistill" / "sessions").rglob("a")))
-    assert answers(link, bundle) == expected(bundle)
+    assert_same(answers(link, bundle), bundle)
 
 
 @needs_sshd

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ FEATURES = (
 left has one process that renders, and that is the page's."""
 START_S = 60.0
 LEAVE_S = 20.0
+AGAIN_S = 0.05
 Found = TypeVar("Found")
 
 
@@ -85,6 +87,7 @@ class Tab:
     def __init__(self, page: Page, browser: Browser) -> None:
         self._page = page
         self._browser = browser
+        self._found: int | None = None
 
     async def ask(self, expression: str) -> Any:
         """What an expression in the page comes to; promises are waited for."""
@@ -101,13 +104,27 @@ class Tab:
         return 1 + len(self._page.workers)
 
     async def renderer(self) -> int | None:
-        """The process of the page; None where it cannot be told from others."""
-        found = [int(one["id"]) for one in await self._processes() if one["type"] == "renderer"]
-        return found[0] if len(found) == 1 else None
+        """The process of the page; None where it cannot be told from others.
+
+        That of the page before goes on for a while after it was closed, on a busy machine for seconds.
+        """
+        until = time.monotonic() + LEAVE_S
+        while self._found is None and time.monotonic() < until:
+            renderers = list(await self._renderers())
+            if len(renderers) == 1:
+                self._found = renderers[0]
+            else:
+                await asyncio.sleep(AGAIN_S)
+        return self._found
 
     async def cpu_s(self) -> float:
-        """Processor time of the page's process until now, in seconds."""
-        return sum(float(one["cpuTime"]) for one in await self._processes() if one["type"] == "renderer")
+        """Processor time of the page's process until now, in seconds; of all pages where it is not known."""
+        spent = await self._renderers()
+        return sum(spent.values()) if self._found is None else spent.get(self._found, 0.0)
+
+    async def _renderers(self) -> Mapping[int, float]:
+        """Processor time of every process that has a page, in seconds."""
+        return {int(one["id"]): float(one["cpuTime"]) for one in await self._processes() if one["type"] == "renderer"}
 
     async def _processes(self) -> Sequence[Mapping[str, Any]]:
         session = await self._browser.new_browser_cdp_session()
