@@ -12,7 +12,7 @@ moves its times by some percent and stays for its life. A device that fails ends
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from typing import Any
 from edgedistill import __version__
 from edgedistill.bench import rows, sweep, taken, validity
 from edgedistill.bench.course import HERE, Answers, Course, Entrant, finished, said
+from edgedistill.bench.pace import Pace
 from edgedistill.bench.results import SCHEMA
 from edgedistill.bench.rows import Asked
 from edgedistill.errors import EdgeDistillError, InputError
@@ -147,18 +148,19 @@ class _Bench:
         self.judged = judged
         self.workload = workload
         self.progress = progress
-        self.done = 0
-        self.total = len(courses) * (2 + workload.rounds + min(workload.rounds, MEMORY_ROUNDS) + 1)
+        self.pace = Pace()
 
     def run(self) -> None:
         for course in self.courses:
-            with self._step(course, "looking"):
+            self._expect(course)
+        for course in self.courses:
+            with self._step(course, "looking", "looking"):
                 course.facts = course.entrant.link.look(course.entrant.folder)
         for course in self.courses:
             if course.asked_threads is not None:
                 course.threads = course.asked_threads
             elif course.can(course.clock):
-                with self._step(course, "trying numbers of threads", course.clock):
+                with self._step(course, "threads", "trying numbers of threads", course.clock):
                     self._sweep(course)
         asked = self.workload.rounds
         for number in range(MOST_ROUNDS * asked):
@@ -174,22 +176,36 @@ class _Bench:
             for course in waiting:
                 if number == 0:
                     self._each(course, "answers", number, self._judged)
-        self.progress(self.total, self.total)
+        self.progress(1, 1)
+
+    def _expect(self, course: Course) -> None:
+        """The steps that a course is going to make, if nothing comes between."""
+        rounds = self.workload.rounds
+        tried = 1 if course.asked_threads is None and course.can(course.clock) else 0
+        steps = {course.clock: rounds, "memory": min(rounds, MEMORY_ROUNDS), "answers": 1}
+        self.pace.expect(id(course), "looking")
+        self.pace.expect(id(course), "threads", tried)
+        for what, times in steps.items():
+            self.pace.expect(id(course), what, times if course.can(what) else 0)
 
     @contextmanager
-    def _step(self, course: Course, note: str, what: What | None = None) -> Any:
+    def _step(self, course: Course, step: str, note: str, what: What | None = None) -> Iterator[None]:
         """One step of one course, on the way to a kind of cells: an error in it ends that course and no other."""
-        entrant = course.entrant
-        self.progress(min(self.done, self.total), self.total, f"{entrant.link.address}, {entrant.contender}, {note}")
-        self.done += 1
+        self._tell(f"{course.entrant.link.address}, {course.entrant.contender}, {note}")
         try:
-            yield
+            with self.pace.step(id(course), step):
+                yield
         except EdgeDistillError as error:
+            self.pace.drop(id(course))
             course.fail(error, what)
+
+    def _tell(self, note: str) -> None:
+        spent = self.pace.spent_ms
+        self.progress(spent, spent + self.pace.left_ms, note)
 
     def _each(self, course: Course, what: What, number: int, do: Callable[[Course, Cell, int], None]) -> None:
         if course.can(what):
-            with self._step(course, f"{what}, round {number + 1}", what):
+            with self._step(course, what, f"{what}, round {number + 1}", what):
                 do(course, self._cell(course, what), number)
 
     def _cell(self, course: Course, what: What) -> Cell:
@@ -218,8 +234,7 @@ class _Bench:
                 return
             course.spare = Taken(cell=cell, round=number, samples=samples)
             course.repeated += 1
-            again = f"{course.entrant.link.address}, disturbed, taken again: {course.repeated} of {REPEATS} times"
-            self.progress(min(self.done, self.total), self.total, again)
+            self._tell(f"{course.entrant.link.address}, disturbed, taken again: {course.repeated} of {REPEATS} times")
 
     def _plain(self, course: Course, cell: Cell, number: int) -> None:
         # What writes sets aside the memory for a full context with its first answer, and each answer takes seconds.

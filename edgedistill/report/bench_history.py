@@ -34,7 +34,7 @@ def section(result: Result, before: Result | None, comparisons: Sequence[Compari
     tables = tuple(
         table(
             label(kind or MISSING),
-            "What | Before# | Now# | Now over before# | Verdict",
+            "What | Verdict | Now over before# | Before# | Now#",
             *found,
             notes=reasons[kind].notes,
         )
@@ -66,14 +66,14 @@ def _compared(one: Comparison, now: DeviceRun | None, then: DeviceRun | None, re
     place = one.link if run is None else device(run)
     if one.contender != "bundle":
         place = f"{SHORT[one.contender]} on {one.link}"
-    return Cell(text=_named(one.name), note=place), _median(then, one.name), _median(now, one.name), ratio, verdict
+    return Cell(text=_named(one.name), note=place), verdict, ratio, _median(then, one.name), _median(now, one.name)
 
 
 def _side_by_side(now: DeviceRun, then: DeviceRun) -> list[Row]:
     names = [item.name for item in now.measurements if isinstance(item, Measurement) and item.kind == now.kind]
     none = Cell(text="not compared", tone="missing")
     return [
-        (Cell(text=_named(name), note=device(now)), _median(then, name), _median(now, name), none, none)
+        (Cell(text=_named(name), note=device(now)), none, none, _median(then, name), _median(now, name))
         for name in names
     ]
 

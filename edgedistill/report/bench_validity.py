@@ -10,7 +10,7 @@ from edgedistill.bench import validity as rules
 from edgedistill.report.bench_tables import facts, value
 from edgedistill.report.blocks import MISSING, Cell, Section, label, table
 from edgedistill.report.figures import SPACE, fixed, number
-from edgedistill.report.runs import STABLE, Column, Find, capital, grid
+from edgedistill.report.runs import FAILED, STABLE, Column, Find, capital, grid
 from edgedistill.types import NotMeasured, Result
 
 SETTINGS = {
@@ -95,7 +95,9 @@ def _stable(column: Column) -> Cell:
 def _setting(key: str) -> Find:
     """What was in effect, with what was asked for where that differs."""
 
-    def find(column: Column) -> Cell:
+    def find(column: Column) -> Cell | NotMeasured:
+        if column.state == FAILED:
+            return NotMeasured(name=key, reason="nothing ran on this device")
         asked, used = column.run.asked.get(key), column.run.in_effect.get(key)
         if key in column.run.in_effect or key in column.run.asked:
             note = f"asked for {_said(key, asked)}" if asked is not None and asked != used else ""

@@ -215,13 +215,13 @@ def test_what_changed_is_told_by_kind_with_a_verdict(three: tuple[Result, Html, 
     for tables in (html.tables, tables_of(twin)):
         (measured, emulated) = (rows[1:] for rows in tables if "Now over before" in plain(" ".join(rows[0])))
         verdicts = [
-            plain(row[-1]).replace("✗ ", "").replace("✓ ", "").split("(")[0].split(" the")[0] for row in measured
+            plain(row[1]).replace("✗ ", "").replace("✓ ", "").split("(")[0].split(" the")[0] for row in measured
         ]
         assert [verdict.strip() for verdict in verdicts] == ["worse", "equal", "not comparable"]
         assert "This machine" in measured[0][0]
         assert "Cortex-A72" in emulated[0][0]
-        assert "1.07×" in plain(measured[0][3])
-        assert plain(measured[2][-1]) == "not comparable (1)"
+        assert "1.07×" in plain(measured[0][2])
+        assert plain(measured[2][1]) == "not comparable (1)"
     assert "(1) the earlier run is unstable" in html.words
     assert "1 not comparable" in html.words
     assert "1 figure worse than before" in html.words
@@ -361,6 +361,9 @@ def test_a_page_of_failures_begins_with_the_reason(make_result: Make) -> None:
     assert "failed" in text
     assert "measured failed" not in text
     assert "## At a glance" not in text
+    (threads,) = (line for line in text.splitlines() if line.startswith("| Threads"))
+    assert "not measured (1)" in threads
+    assert "chosen by trying" not in threads
 
 
 def test_a_page_of_a_stopped_benchmark_says_so_in_its_head(make_result: Make) -> None:
