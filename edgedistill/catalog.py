@@ -152,6 +152,22 @@ def workload(name: str) -> Workload:
     return Workload(name=name, **_read(_find("benchmarks/workloads", name, "workload"), _Workload).model_dump())
 
 
+def is_named(device: Device, machine: str) -> bool:
+    """Whether a profile is of the board that calls itself so.
+
+    A profile that `devices add` wrote holds what its board says; others are titled as their boards call themselves.
+    """
+    if device.machine is not None:
+        return _words(machine) == _words(device.machine)
+    names = map(_words, (device.title.partition(" (")[0], *device.aliases))
+    return any(re.search(rf"\b{re.escape(name)}\b", _words(machine)) for name in names)
+
+
+def _words(name: str) -> str:
+    """A name as it is compared: Linux calls a Model B+ "Model B Plus", and chips carry marks like (R)."""
+    return " ".join(re.sub(r"\((?:r|tm)\)", " ", name.casefold()).replace("+", " plus").split())
+
+
 def _files(folder: str) -> dict[str, Path]:
     """The TOML files of one catalogue folder by name, the working directory's before the built-in ones."""
     found: dict[str, Path] = {}

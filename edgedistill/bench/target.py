@@ -18,12 +18,14 @@ from edgedistill.bench.rows import spread
 from edgedistill.errors import EngineCrashed
 from edgedistill.links import emulated
 from edgedistill.store import Output, Store, digest, hashes
-from edgedistill.types import Device, Measurement, NotMeasured
+from edgedistill.types import Device, Measurement, NotMeasured, Subject
 
 TEXTS = 64
 TIMEOUT_S = 1800.0
 """For all of them; a text takes about a tenth of a second."""
 RUNTIME = "runtime"
+OWN = {"latency": "latency", "memory_process": "memory"}
+"""Figures of a process that a board's budget is about, and their names there."""
 FOUND = "target.json"
 
 Found = tuple[Measurement | NotMeasured, ...]
@@ -103,6 +105,17 @@ def kept(inputs: Mapping[str, Any], find: Callable[[], Found], store: Store) -> 
         reason = f"{emulated.CUT_SHORT}: {error.message}"
         return (NotMeasured(name="answers_equal", reason=reason, remedy=error.hint),), None
     return measurements.from_json((output.path / FOUND).read_bytes()), output
+
+
+def at_home(found: Found, shipped: Subject) -> Found:
+    """What is known of the target where that is the machine that measured the file: its own time and memory.
+
+    Args:
+        shipped: the exported file, as it was measured.
+    """
+    rest = [one for one in found if one.name != "latency"]
+    own = [replace(one, name=OWN[one.name]) for one in shipped.measurements if one.name in OWN]
+    return (*rest, *own)
 
 
 def _board(device: Device) -> NotMeasured:

@@ -34,7 +34,7 @@ def card(report: Report, manifest: Mapping[str, Any]) -> str:
         "library_name: onnxruntime",
         "tags: [edgedistill, distillation, quantized]",
         "---",
-        f"# {report.name} on {report.device.title}",
+        f"# {report.name} on {report.device.place}",
         "",
         f"A text classifier with {len(labels)} labels, distilled from {report.data['teacher']}.",
         "",
@@ -64,7 +64,7 @@ def card(report: Report, manifest: Mapping[str, Any]) -> str:
         + ", ".join(f"{_interval(e, 1, '×')} {_RATIOS[key]}" for key, e in report.ratios.items())
         + ".",
         "",
-        f"Predicted for {report.device.title}, as rough ranges: "
+        f"Predicted for {report.device.place}, as rough ranges: "
         + ", ".join(_prediction(m) for m in report.plan.predictions)
         + ".",
         "",

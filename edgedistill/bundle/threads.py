@@ -6,15 +6,15 @@ it should start there, so a run elsewhere leaves the manifest as it is unless it
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from edgedistill import catalog
 from edgedistill.bundle import manifest
+from edgedistill.links import local
 from edgedistill.types import DeviceRun, Result
 
-ITSELF = {"cpu": "local", "browser": "browser"}
+ITSELF = {local.ITSELF: "local", "browser": "browser"}
 """Targets that are no board: the machine one sits at, and what runs in it."""
 
 
@@ -52,21 +52,10 @@ def write(bundle: Path, result: Result, *, wanted: bool | None) -> Result:
 def is_target(target: str, run: DeviceRun) -> bool:
     """Whether a run was made on the board of this name.
 
-    A profile that `devices add` wrote holds what its board calls itself; others are titled as their boards do. Phones
-    are targets by class, and none of them says of which class it is: `wanted` decides there.
+    Phones are targets by class, and none of them says of which class it is: `wanted` decides there.
     """
     scheme = run.link.partition("://")[0]
     if target in ITSELF:
         return scheme == ITSELF[target]
-    machine = _words(str(run.environment.get("machine", "")))
-    for device in (device for device in catalog.devices() if device.name == target):
-        if device.machine is not None:
-            return machine == _words(device.machine)
-        names = map(_words, (device.title.partition(" (")[0], *device.aliases))
-        return any(re.search(rf"\b{re.escape(name)}\b", machine) for name in names)
-    return False
-
-
-def _words(name: str) -> str:
-    """A name as it is compared: Linux calls a Model B+ "Model B Plus", and chips carry marks like (R)."""
-    return " ".join(re.sub(r"\((?:r|tm)\)", " ", name.casefold()).replace("+", " plus").split())
+    machine = str(run.environment.get("machine", ""))
+    return any(catalog.is_named(device, machine) for device in catalog.devices() if device.name == target)

@@ -13,14 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgedistill import catalog
 from edgedistill.errors import EngineCrashed, StageError
 from edgedistill.links.link import Facts, PythonLink, beside
+from edgedistill.types import Device
 
 LAST_WORDS = 500
 TIMEOUT_S = 3600.0
 """Long enough for whatever one command should do; it ends what hangs."""
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 """What measured processes are told, so that a tokenizer starts no threads of its own."""
+ITSELF = "cpu"
+"""The target that is the machine one sits at."""
 PACKAGES = ("onnxruntime", "onnxruntime-genai", "llama-cpp-python", "tokenizers", "numpy")
 """What a bundle's runtime may run on."""
 
@@ -159,6 +163,11 @@ class Local(PythonLink):
                 timeout_s=timeout_s,
                 what=f"python {' '.join(arguments[:2])} here",
             )
+
+
+def is_here(device: Device) -> bool:
+    """Whether a profile is of the machine that this runs on."""
+    return device.name == ITSELF or (device.machine is not None and catalog.is_named(device, processor()))
 
 
 def processor() -> str:

@@ -16,7 +16,7 @@ from edgedistill.bundle.assemble import RUNTIME
 from edgedistill.config import Request
 from edgedistill.errors import EdgeDistillError, PlanRefused
 from edgedistill.export import isa
-from edgedistill.links import emulated
+from edgedistill.links import emulated, local
 from edgedistill.pipeline.classify import classes, teach
 from edgedistill.pipeline.planning import training
 from edgedistill.pipeline.prepare import STORE, Prepared, check_out, prepare
@@ -237,6 +237,8 @@ def _stages(run: Run, known: Prepared, folder: Path) -> None:
     with run.stage("target") as stage:
         on_target, checked = target.kept_check(draft, known.plan.device, texts, shipped, store=store)
         stage.cached = checked is not None and checked.cached
+        if local.is_here(known.plan.device):
+            on_target = target.at_home(on_target, next(one for one in measured.subjects if one.name == "exported"))
 
     with run.stage("report") as stage:
         stage.cached = False

@@ -33,7 +33,7 @@ def of_build(report: Report) -> Page:
     counts = (("good", "held", True), ("bad", "missed", False), ("missing", MISSING, None))
     return Page(
         name=report.name,
-        about=f"on {report.device.title}",
+        about=f"on {report.device.place}",
         verdict=verdict(report),
         standing=(
             *(
@@ -89,10 +89,10 @@ def verdict(report: Report) -> str:
 
 def clock(report: Report) -> str:
     """Where the figures of the verdict were taken, so that nobody reads them as the board's own."""
-    board = report.device.title
+    board = report.device.place
     timed = "latency" in report.ratios and measurements.ratio_kind(report, "latency") == "measured"
     speed = f" Speed was measured on {measurements.HOST}." if timed else ""
-    return f"Size and accuracy are those of the exported file.{speed} What is known of the {board} itself stands below."
+    return f"Size and accuracy are those of the exported file.{speed} What is known of {board} itself stands below."
 
 
 def standing(contrasts: Sequence[Contrast]) -> tuple[tuple[str, str], ...]:

@@ -39,7 +39,7 @@ def goals(report: Report) -> Section:
     for kind in (*KINDS, None):
         rows = [_goal(goal) for goal in report.goals if goal.kind == kind]
         if rows:
-            title = f"Predicted for the {report.device.title}" if kind == "predicted" else label(kind or MISSING)
+            title = f"Predicted for {report.device.place}" if kind == "predicted" else label(kind or MISSING)
             tables.append(table(title, "Goal | Asked# | Found# | Kind! | Held", *rows))
     lines = () if tables else ("No goals were set.",)
     return Section(id="goals", title="Goals", lines=lines, tables=tuple(tables), items=report.remarks)
@@ -86,16 +86,16 @@ def on_target(report: Report) -> Section:
     for kind in KINDS:
         found = [*report.on_target, *(report.plan.predictions if kind == "predicted" else ())]
         bounds = _bounds(report) if kind != "emulated" else {}
-        if made := measurements.kind_table(found, kind, f"the {device.title}", bounds):
+        if made := measurements.kind_table(found, kind, device.place, bounds):
             tables.append(made)
     tables.append(_facts(report))
     lines = []
     if not any(getattr(item, "kind", None) == "measured" for item in report.on_target):
         lines.append(
-            f"Nothing here was timed on the {device.title} itself: predictions stand in for that, as rough ranges."
+            f"Nothing here was timed on {device.place} itself: predictions stand in for that, as rough ranges."
         )
     lines += [f"{label(item.name)} {missing(item)}." for item in report.on_target if isinstance(item, NotMeasured)]
-    return Section(id="target", title=f"On the {device.title}", lines=tuple(lines), tables=tuple(tables))
+    return Section(id="target", title=f"On {device.place}", lines=tuple(lines), tables=tuple(tables))
 
 
 def export(report: Report) -> Section:

@@ -46,6 +46,11 @@ class Device:
     storage_bandwidth_bytes_s: float | None = None
     machine: str | None = None
 
+    @property
+    def place(self) -> str:
+        """Its title in the middle of a sentence, with the article."""
+        return self.title.replace("The", "the", 1) if self.title.startswith("The ") else f"the {self.title}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:

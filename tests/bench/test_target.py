@@ -17,7 +17,7 @@ from edgedistill.bench import target
 from edgedistill.errors import EngineCrashed
 from edgedistill.links import emulated
 from edgedistill.store import Output, Store
-from edgedistill.types import Measurement, NotMeasured
+from edgedistill.types import Measurement, NotMeasured, Subject
 
 ROWS = 640
 TEXTS = [str(number) for number in range(ROWS)]
@@ -115,3 +115,23 @@ def test_spans_are_the_same_where_they_start_and_end_alike(
     assert isinstance(difference, Measurement)
     assert equal.values == pytest.approx((2 / 3,))
     assert (difference.name, difference.values) == ("largest_score_difference", (0.25,))
+
+
+def test_a_target_that_is_this_machine_has_the_figures_that_were_measured_here() -> None:
+    found = (
+        NotMeasured(name="answers_equal", reason="no 64-bit ARM core"),
+        NotMeasured(name="latency", reason="no board is connected"),
+    )
+    figures = [("latency", "ms", 0.7), ("memory_model", "bytes", 9e6), ("memory_process", "bytes", 69e6)]
+    shipped = Subject(
+        name="exported",
+        title="int8",
+        engine="onnxruntime",
+        file_bytes=1,
+        measurements=tuple(Measurement(name=n, unit=u, kind="measured", values=(v,)) for n, u, v in figures),  # type: ignore[arg-type]
+    )
+    answers, latency, memory = target.at_home(found, shipped)
+    assert answers == found[0]
+    assert isinstance(latency, Measurement)
+    assert isinstance(memory, Measurement)
+    assert (latency.name, latency.median, memory.name, memory.median) == ("latency", 0.7, "memory", 69e6)

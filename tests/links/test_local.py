@@ -7,10 +7,12 @@ import os
 import platform
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edgedistill import catalog
 from edgedistill.errors import EngineCrashed, StageError
 from edgedistill.links import local
 from edgedistill.links.address import connect
@@ -114,3 +116,12 @@ def test_a_cell_is_run_by_the_bundles_own_runtime_in_a_process_that_leaves_nothi
     }
     assert share < 0.9  # it waits; how little it takes is measured by benchmarks/clock.py
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runtime"]
+
+
+def test_a_profile_is_of_this_machine_by_the_name_that_it_gives_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "processor", lambda: "Intel(R) N100")
+    board = catalog.device("raspberrypi5")
+    assert local.is_here(catalog.device("cpu"))
+    assert local.is_here(replace(board, machine="Intel N100"))
+    assert not local.is_here(replace(board, machine="Intel N200"))
+    assert not local.is_here(board)

@@ -9,8 +9,8 @@ import pytest
 
 from edgedistill.bundle.assemble import numbers
 from edgedistill.config import Request
-from edgedistill.report.collect import collect
-from edgedistill.types import Contrast, Estimate, Exported, Report, Rows, Shape, Teacher
+from edgedistill.report.collect import collect, goals
+from edgedistill.types import Contrast, Estimate, Exported, Measurement, Report, Rows, Shape, Teacher
 
 SHAPE = Shape(layers=(0,), hidden=8, ffn=8, heads=1, vocabulary=8, positions=8, labels=2)
 
@@ -60,3 +60,17 @@ def test_the_manifest_gives_intervals_to_samples_and_rough_ranges_to_predictions
     assert found["model_size"]["kind"] == "predicted"
     assert found["model_size"]["rough_range"] == [9.2e6, 10.1e6]
     assert "interval" not in found["model_size"]
+
+
+def test_a_goal_goes_by_what_was_measured_on_the_board_before_what_is_predicted(
+    make_report: Callable[..., Report], tmp_path: Path
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"model")
+    exported = Exported(path=tmp_path / "model.onnx", sha256="0", recipe="int8", parity={}, ladder=())
+    plan, kept = make_report().plan, Estimate(value=0.98, low=0.97, high=0.99)
+    timed = Measurement(name="latency", unit="ms", kind="measured", values=(0.7,))
+    for own, kinds in (((), ("predicted", "predicted")), ((timed,), ("measured", "predicted"))):
+        latency, memory = goals(Request(), plan, kept, {}, exported, own)[-2:]
+        assert (latency.kind, memory.kind) == kinds
+        assert latency.title == "latency on the Raspberry Pi 5 (4 GB)"
+    assert latency.value == 0.7

@@ -96,7 +96,7 @@ def test_the_page_is_whole_small_and_loads_nothing(make_report: Make) -> None:
 def test_the_title_names_the_model_and_the_board_and_the_verdict_is_one_sentence(make_report: Make) -> None:
     report = make_report()
     words = Page(render(report)).words
-    assert f"intents on {report.device.title}" in words
+    assert f"intents on {report.device.place}" in words
     told = verdict(report).replace("\N{NO-BREAK SPACE}", " ")
     assert told == "14.2× smaller and 20.8× faster than the teacher, keeping 98.6 % of its accuracy (97.9 to 99.3)."
     assert told in words
