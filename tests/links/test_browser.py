@@ -10,6 +10,8 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import tarfile
 import time
@@ -36,6 +38,7 @@ from edgedistill.links.browser.server import Server
 from edgedistill.runtime.engine_onnx import Classifier, Reader
 from edgedistill.teachers.local import save
 from edgedistill.types import Cell
+from tests.links.waiting import wait_for
 
 LABELS = ("door", "light", "music")
 TEXTS = (
@@ -249,6 +252,60 @@ def test_a_page_waits_for_its_process_to_be_alone_while_another_page_ends(link: 
         found, together = link._chromium.visit(server.origin + START, find, timeout_s=60, what="finding")
     assert together == 2
     assert found is not None
+
+
+VISIT = f"""
+from edgedistill.cli import stopping
+from edgedistill.links.browser.chromium import Chromium
+from edgedistill.links.browser.link import DESKTOP
+from edgedistill.links.browser.server import Server
+
+async def wait(tab):
+    print("there", flush=True)
+    while True:
+        await tab.cpu_s()
+
+stopping.listen()
+with Server({{{START!r}: b"<!doctype html>"}}) as server:
+    Chromium(DESKTOP).visit(server.origin + {START!r}, wait, timeout_s=60, what="waiting")
+"""
+
+
+@real
+@pytest.mark.parametrize("when", ["the driver starts", "the page is there"])
+def test_a_terminals_stop_says_one_line_and_leaves_nothing(when: str) -> None:
+    """A terminal stops all of its processes at once: the driver dies with what was asked of it."""
+    command = [sys.executable, "-c", VISIT]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as visit:
+        try:
+            if when == "the driver starts":
+                wait_for(lambda: any(name.startswith(("node", "MainThread")) for name in below(visit.pid).values()))
+            else:
+                assert visit.stdout is not None
+                visit.stdout.readline()
+            started = below(visit.pid)
+            os.killpg(visit.pid, signal.SIGINT)
+            _, said = visit.communicate(timeout=60)
+        finally:
+            visit.kill()
+    assert (visit.returncode, said) == (130, "\nedgedistill: stopped\n")
+    assert_gone(list(started))
+
+
+def below(ancestor: int) -> dict[int, str]:
+    """The names of all processes that a process has started, and that these have."""
+    names, parents = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
+        except OSError:
+            continue
+        names[int(folder.name)], parents[int(folder.name)] = name, int(rest.split()[1])
+    found = {ancestor}
+    while more := {process for process, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {process: names[process] for process in found - {ancestor}}
 
 
 async def stay(tab: Tab) -> None:

@@ -8,9 +8,10 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,6 +39,7 @@ FEATURES = (
 left has one process that renders, and that is the page's."""
 START_S = 60.0
 LEAVE_S = 20.0
+REST_S = 2.0
 AGAIN_S = 0.05
 Found = TypeVar("Found")
 
@@ -141,8 +143,9 @@ class Chromium:
 
     def __init__(self, emulation: Emulation) -> None:
         self._emulation = emulation
-        self._runner: asyncio.Runner | None = None
-        self._playwright: Playwright | None = None
+        self._loop: _Loop | None = None
+        self._driver: asyncio.Task[Playwright] | None = None
+        self._visiting: asyncio.Task[Any] | None = None
         self._browser: Browser | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
@@ -157,12 +160,9 @@ class Chromium:
         """
         from playwright.async_api import Error
 
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-            # A stop leaves questions to a page that is gone; what matters of them is raised here already.
-            self._runner.get_loop().set_exception_handler(lambda *_: None)
+        self._loop = self._loop or _Loop()
         try:
-            return self._runner.run(self._visit(url, work, timeout_s))
+            return self._loop.run(self._visit(url, work, timeout_s))
         except TimeoutError as error:
             raise EngineCrashed(
                 f"{what} did not finish in {timeout_s:.0f} s", hint="is the machine busy, or the model too large?"
@@ -177,6 +177,7 @@ class Chromium:
                 self.close()
 
     async def _visit(self, url: str, work: Callable[[Tab], Awaitable[Found]], timeout_s: float) -> Found:
+        self._visiting = asyncio.current_task()
         self._browser = self._browser or await self._start()
         context = await self._browser.new_context(**self._emulation.context)
         try:
@@ -202,8 +203,10 @@ class Chromium:
     async def _start(self) -> Browser:
         from playwright.async_api import async_playwright
 
-        self._playwright = self._playwright or await async_playwright().start()
-        return await self._playwright.chromium.launch(
+        # A task of its own, for who stops now: a driver that is half started can be neither used nor ended.
+        self._driver = self._driver or asyncio.create_task(async_playwright().start())
+        playwright = await asyncio.shield(self._driver)
+        return await playwright.chromium.launch(
             executable_path=program(),
             args=[f"--disable-features={','.join(FEATURES)}"],
             chromium_sandbox=os.geteuid() != 0,  # it refuses to run for root in one
@@ -220,23 +223,56 @@ class Chromium:
 
     def close(self) -> None:
         """Ends the browser and its driver."""
-        if self._runner is not None:
-            self._runner.run(self._end())
-            self._runner.close()
-        self._runner = None
+        if self._loop is not None:
+            self._loop.run(self._end())
+            self._loop.close()
+        self._loop = None
         if self._temporary is not None:
             self._temporary.cleanup()
         self._temporary = None
 
     async def _end(self) -> None:
-        browser, playwright = self._browser, self._playwright
-        self._browser = self._playwright = None
+        browser, driver, visit = self._browser, self._driver, self._visiting
+        self._browser = self._driver = self._visiting = None
         with contextlib.suppress(Exception):  # both may be dead already
             if browser is not None:
                 await browser.close()
+        if visit is not None and visit is not asyncio.current_task():
+            visit.cancel()  # a stop has left it where it was
+            await asyncio.wait({visit}, timeout=LEAVE_S)
         with contextlib.suppress(Exception):
-            if playwright is not None:
-                await playwright.stop()
+            if driver is not None:
+                await (await asyncio.wait_for(driver, START_S)).stop()
+
+
+class _Loop:
+    """An event loop in a thread of its own, so that a signal raises nothing in the middle of the driver's messages."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        # A stop leaves questions to a page that is gone; what matters of them is raised in `run` already.
+        self._loop.set_exception_handler(lambda *_: None)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Found]) -> Found:
+        """Waits for a coroutine to end there. A signal ends the waiting, not the coroutine."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        """Ends what is left in it, and the thread."""
+        self.run(self._cancel())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _cancel(self) -> None:
+        """Gives what has to do with a driver that died some time to end by itself."""
+        if rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            _, late = await asyncio.wait(rest, timeout=REST_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
 
 def _reason(message: str) -> str:
