@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -167,6 +169,49 @@ def test_what_was_measured_is_kept_whatever_fails_behind_it(
     assert results.read(folder.parent / "made-cpu.bench.json").runs[0].taken
 
 
+def test_a_result_that_cannot_be_read_goes_on_under_the_time_of_its_file(folder: Path, unpaged: Devices) -> None:
+    file = folder.parent / "made-cpu.bench.json"
+    file.write_text('{"schema": 99}')
+    os.utime(file, (0, 0))
+    bench(folder, "--threads", "1")
+    assert (folder.parent / "made-cpu.19700101000000.bench.json").read_text() == '{"schema": 99}'
+    assert results.read(file).runs[0].taken
+
+
+def test_what_another_benchmark_wrote_meanwhile_goes_on(
+    folder: Path, unpaged: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both end in the same second; one of them is measured as long as the other one needs."""
+    bench(folder, "--threads", "1")
+    file = folder.parent / "made-cpu.bench.json"
+    other = file.read_bytes()
+
+    def late(_: Path, result: Result, **__: Any) -> Result:
+        file.write_bytes(other)
+        return result
+
+    file.unlink()
+    monkeypatch.setattr(benching, "write", late)
+    bench(folder, "--threads", "1")
+    assert other in [path.read_bytes() for path in folder.parent.glob("made-cpu.2*.bench.json")]
+    assert file.read_bytes() != other
+
+
+def test_a_result_is_there_though_what_it_is_held_against_went_away(
+    folder: Path, unpaged: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench(folder, "--threads", "1")
+    against = (folder.parent / "made-cpu.bench.json").rename(folder.parent / "earlier.bench.json")
+
+    def gone(_: Path, result: Result, **__: Any) -> Result:
+        against.unlink(missing_ok=True)
+        return result
+
+    monkeypatch.setattr(benching, "write", gone)
+    bench(folder, "--threads", "1", "--against", str(against))
+    assert results.read(folder.parent / "made-cpu.bench.json").runs[0].taken
+
+
 def test_the_result_that_lies_there_goes_on_under_its_time(
     folder: Path, unpaged: Devices, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,7 +225,7 @@ def test_the_result_that_lies_there_goes_on_under_its_time(
     assert kept.read_bytes() == old
     assert kept.with_suffix(".html").is_file()
     assert kept.with_suffix(".md").is_file()
-    assert results.read(file).created > good.created[:4]
+    assert results.read(file).created > "2026-01-02T03:04:05+00:00"
     assert str(kept) in capsys.readouterr().out
 
 
@@ -231,6 +276,55 @@ def test_a_benchmark_that_is_stopped_keeps_what_it_took(
     assert not list(folder.parent.glob("*.stopped.*"))
 
 
+def test_what_a_stopped_benchmark_left_goes_only_where_the_next_one_has_all_of_it(
+    folder: Path, unpaged: Devices
+) -> None:
+    unpaged["local"] = Made(stopped_at=5)  # in round 3
+    with pytest.raises(SystemExit):
+        bench(folder, "--threads", "1")
+    left = folder.parent / "made-cpu.stopped.bench.json"
+    first = left.read_bytes()
+    unpaged["local"] = Made()
+    bench(folder, "--threads", "1", "--rounds", "1")
+    assert left.read_bytes() == first
+    unpaged["local"] = Made(stopped_at=2)
+    with pytest.raises(SystemExit):
+        bench(folder, "--threads", "1")
+    assert first in [path.read_bytes() for path in folder.parent.glob("made-cpu.2*.bench.json")]
+    unpaged["local"] = Made()
+    bench(folder, "--threads", "1", "--against", str(left))
+    assert left.is_file()
+
+
+def test_a_stop_behind_the_rounds_leaves_the_result_with_its_page(
+    folder: Path, unpaged: Devices, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any, **__: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benching, "write", stop)
+    with pytest.raises(SystemExit) as ended:
+        bench(folder, "--threads", "1")
+    assert ended.value.code == 130
+    assert results.read(folder.parent / "made-cpu.bench.json").runs[0].taken
+    assert (folder.parent / "made-cpu.bench.html").is_file()
+    assert str(folder.parent / "made-cpu.bench.json") in capsys.readouterr().err
+
+
+def test_a_stop_while_the_result_is_written_waits_until_it_is(
+    folder: Path, unpaged: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench_page.page
+
+    def stop(*told: Any, **more: Any) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return made(*told, **more)
+
+    monkeypatch.setattr(bench_page, "page", stop)
+    bench(folder, "--threads", "1")
+    assert (folder.parent / "made-cpu.bench.html").is_file()
+
+
 def test_a_benchmark_that_is_stopped_before_anything_was_taken_writes_nothing(
     folder: Path, unpaged: Devices, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,19 +343,6 @@ def test_what_a_stopped_benchmark_left_outlives_one_that_measured_nothing(folder
     with pytest.raises(StageError):
         bench(folder, "--threads", "1")
     assert results.read(folder.parent / "made-cpu.stopped.bench.json").runs[0].taken
-
-
-def test_a_stop_behind_the_rounds_does_not_say_that_nothing_was_taken(
-    folder: Path, unpaged: Devices, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stop(*_: Any, **__: Any) -> str:
-        raise SystemExit(130)
-
-    monkeypatch.setattr(bench_page, "page", stop)
-    with pytest.raises(SystemExit):
-        bench(folder, "--threads", "1")
-    assert results.read(folder.parent / "made-cpu.bench.json").runs[0].taken
-    assert "nothing was taken" not in capsys.readouterr().err
 
 
 def test_threads_are_written_from_one_device_alone(folder: Path, unpaged: Devices) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import resource
 import subprocess
@@ -135,4 +136,17 @@ def test_a_command_that_is_stopped_says_what_is_kept(
         assert stopped.value.code == 130
     assert capsys.readouterr().err.count(said) == 1
     with pytest.raises(SystemExit):  # the signal's own may have been lost
+        stopping.check()
+
+
+def test_a_stop_is_a_stop_though_nobody_reads_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    monkeypatch.setattr(stopping, "_told", [])
+    with pytest.raises(SystemExit):
+        stopping.stop(2, None)
+    with pytest.raises(SystemExit):
         stopping.check()

@@ -31,6 +31,18 @@ def calls(path: Path) -> set[str]:
     return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
 
+def test_only_the_store_renames() -> None:
+    """`Path.rename`, and `Path.replace`, which has one argument where that of a text has two."""
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if node.func.attr == "rename" or (node.func.attr == "replace" and len(node.args) == 1 and not node.keywords)
+    }
+    assert found == {"store.py"}
+
+
 @pytest.mark.parametrize(
     ("called", "allowed"),
     [

@@ -29,7 +29,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from edgedistill.bench import differences, taken
+from edgedistill.bench import differences, taken, validity
 from edgedistill.bench.differences import Difference
 from edgedistill.errors import StageError
 from edgedistill.evaluate.stats import paired
@@ -56,15 +56,15 @@ BOUNDS: Mapping[str, float] = {
     "answers_equal": SHARE,
 }
 """What is compared, and by how much it has to differ."""
-MACHINE_WITHIN = 0.05
-"""Beyond that, another clock is no correction any more: memory and processor do not slow down alike. What nobody timed
-a reference for is given as much."""
 TIMED = frozenset(name for name in BOUNDS if not name.startswith(("memory", "answers")))
 MORE_IS_BETTER = frozenset({"rows/s", "tokens/s", "share"})
 SETTINGS = ("batch_rows", "prompt_tokens", "new_tokens", "texts_sha256")
 HELD_UP = 0.1
 """By which p50 may differ otherwise than the fastest calls. Of results of one bundle on a host with other guests, p50
 differed by up to 10 %."""
+USUAL = 2
+"""Times the bound by which the faster quarter of the calls may differ otherwise than the fastest ones: of results of
+one bundle it differed by 1.1 %, half of the least bound."""
 FEWEST_ROUNDS = 3
 """Rounds of each side; fewer say nothing of how much processes differ."""
 Verdict = Literal["equal", "better", "worse", "not comparable"]
@@ -139,7 +139,7 @@ def _runs(a: DeviceRun, b: DeviceRun, asked_a: Mapping[str, Any], asked_b: Mappi
         if reason:
             yield _not(figure.name, a.link, reason)
         elif isinstance(figure, Measurement):
-            own = MACHINE_WITHIN if machine is None else abs(machine - 1)
+            own = validity.MACHINE_WITHIN if machine is None else abs(machine - 1)
             bound = BOUNDS[name] + (own if name in TIMED else 0)
             yield _figure(figure, a, b, texts, bound)
     yield from _accuracy(a, b, other)
@@ -183,20 +183,19 @@ def _verdict(found: Difference, bound: float) -> tuple[Verdict, str]:
         if (found.usual if more else -found.usual) < bound / 2:
             return "not comparable", _parted(found)
         return "worse" if more else "better", ""
-    if abs(found.middle - sure.value) > math.log1p(HELD_UP):
+    if abs(found.middle - sure.value) > math.log1p(HELD_UP) or abs(found.usual - sure.value) > USUAL * bound:
         return "not comparable", _parted(found)
-    told = math.exp((sure.high - sure.low) / 2 + bound) - 1
-    note = f"a difference of {told:.1%} would have been told"
     if abs(found.middle - sure.value) > bound:
-        note += f"; p50 itself is × {math.exp(found.middle):.3f}: other programs, or the bundle, slowed some calls"
-    return "equal", note
+        said = f"p50 itself is × {math.exp(found.middle):.3f}, and the fastest calls are equal"
+        return "equal", f"{said}: other programs, or the bundle, slowed some calls"
+    return "equal", f"a difference of {math.exp((sure.high - sure.low) / 2 + bound) - 1:.1%} would have been told"
 
 
 def _parted(found: Difference) -> str:
-    fastest, middle = (math.exp(value) for value in (found.interval.value, found.middle))
+    fastest, usual, middle = (math.exp(value) for value in (found.interval.value, found.usual, found.middle))
     return (
-        f"p50 is × {middle:.3f} and the fastest calls of each text are × {fastest:.3f}: other programs slowed some "
-        "calls, or the bundle does; measure again on a quiet machine"
+        f"the fastest calls of each text are × {fastest:.3f}, the faster quarter × {usual:.3f}, p50 is × {middle:.3f}: "
+        "other programs slowed some calls, or the bundle does; measure again on a quiet machine"
     )
 
 
@@ -306,7 +305,7 @@ def _reference(run: DeviceRun) -> float | None:
 
 
 def _another_clock(machine: float | None) -> str:
-    if machine is None or abs(machine - 1) <= MACHINE_WITHIN:
+    if machine is None or abs(machine - 1) <= validity.MACHINE_WITHIN:
         return ""
     return f"the machine itself was {abs(machine - 1):.0%} {'slower' if machine > 1 else 'faster'} the second time"
 

@@ -126,7 +126,7 @@ class Course:
 
         Of its own kind nothing is kept: the rounds that are missing may be those that would have told otherwise.
         """
-        self.failure = error
+        self.failure, self.spare = error, None
         self.taken = [one for one in self.taken if one.cell.what != what]
         if not self.rounds(self.clock):
             self.sweep = ()
@@ -139,6 +139,7 @@ class Course:
         """
         if self.spare is not None and not self.rounds(self.clock):
             self.taken.append(self.spare)
+            self.repeated -= 1
         timed = len(self.rounds(self.clock))
         asked: dict[What, int] = {self.clock: rounds, "memory": memory_rounds, "answers": 1}
         if any(self.can(what) and len(self.rounds(what)) < number for what, number in asked.items()):

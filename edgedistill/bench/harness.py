@@ -26,6 +26,7 @@ from edgedistill.bench.course import HERE, Answers, Course, Entrant, finished, s
 from edgedistill.bench.pace import Pace
 from edgedistill.bench.results import SCHEMA
 from edgedistill.bench.rows import Asked
+from edgedistill.bench.stopped import Stopped
 from edgedistill.errors import EdgeDistillError, InputError
 from edgedistill.evaluate.stats import quantile_interval
 from edgedistill.links.link import Link
@@ -36,24 +37,8 @@ MEMORY_ROUNDS = 3
 """Memory hardly differs from process to process, and each round of it answers every text once more."""
 REPEATS = 10
 """Disturbed processes of a course that are taken again. A machine that is never quiet is `unstable` all the same."""
-INTERRUPTED = 130
-"""Exit status of a program that SIGINT ended."""
 MOST_ROUNDS = 2
 """Times the rounds that were asked for, where the interval over the rounds is still wider than asked."""
-
-
-class Stopped(SystemExit):
-    """The program was told to end in the middle of a benchmark.
-
-    Attributes:
-        result: makes the result of what was taken until then; None where nothing was.
-        kept: where it was written, once it was.
-    """
-
-    def __init__(self, stop: BaseException, result: Callable[[], Result] | None) -> None:
-        super().__init__(getattr(stop, "code", INTERRUPTED))
-        self.result = result
-        self.kept: Path | None = None
 
 
 def bench(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from edgedistill.errors import BudgetMissed, InputError, StageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgedistill.pipeline.benching import Benched
     from edgedistill.types import Comparison
 
 app = typer.Typer()
@@ -72,7 +74,7 @@ def bench(
     """Measure a bundle on this machine and on others: latency, throughput, starts, memory, answers."""
     from dataclasses import asdict
 
-    from edgedistill.bench.harness import Stopped
+    from edgedistill.bench.stopped import Stopped
     from edgedistill.pipeline.benching import Benching
     from edgedistill.pipeline.benching import bench as run
     from edgedistill.terminal import Lines
@@ -99,8 +101,9 @@ def bench(
     except Stopped as stopped:
         kept = stopped.kept
         files = "nothing was taken yet" if kept is None else f"kept    {kept}\nreport  {kept.with_suffix('.html')}"
-        print(files, file=sys.stderr)
-        raise
+        with contextlib.suppress(OSError):  # who read it may have been stopped as well
+            print(files, file=sys.stderr)
+        raise SystemExit(stopped.code) from stopped
     if as_json:
         print_json(asdict(done.result) | _told(done.comparisons))
     else:
@@ -108,14 +111,15 @@ def bench(
         print(f"result  {done.page.with_suffix('.json')}\nreport  {done.page}")
         if done.before is not None:
             print(f"before  {done.before}")
+    failed = _failed(done)
     if against is not None:
-        _judge(done.comparisons, strict=strict, quiet=as_json)
-    if done.failures:
-        count = len({run.link for run in done.result.runs})
-        which = "no device" if len(done.failures) == count else f"{len(done.failures)} of {count} devices"
-        said = "; ".join(line.splitlines()[0] for line in done.failures)
-        verb = "could be" if which == "no device" else "could not be"
-        raise StageError(f"{which} {verb} measured: {said}", hint="see the reasons above")
+        try:
+            _judge(done.comparisons, strict=strict, quiet=as_json)
+        except BudgetMissed as missed:
+            said = missed.message if failed is None else f"{missed.message}; {failed.message}"
+            raise BudgetMissed(said, hint=missed.hint) from None
+    if failed is not None:
+        raise failed
 
 
 @app.command()
@@ -137,6 +141,17 @@ def compare(
     else:
         show([*compared_tables(first, second), *comparison_tables(found)])
     _judge(found, strict=strict, quiet=as_json)
+
+
+def _failed(done: Benched) -> StageError | None:
+    """What the command ends with where a device could not be measured."""
+    if not done.failures:
+        return None
+    count = len({run.link for run in done.result.runs})
+    which = "no device" if len(done.failures) == count else f"{len(done.failures)} of {count} devices"
+    said = "; ".join(line.splitlines()[0] for line in done.failures)
+    verb = "could be" if which == "no device" else "could not be"
+    return StageError(f"{which} {verb} measured: {said}", hint="see the reasons above")
 
 
 def _told(found: Sequence[Comparison]) -> dict[str, Any]:

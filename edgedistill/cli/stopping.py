@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from typing import Any
@@ -22,9 +23,11 @@ def listen() -> None:
 def stop(number: int, _: Any) -> None:
     """Ends the program with the status that shells give to the signal."""
     said = KEPT.get("".join(sys.argv[1:2]), "")  # the command stands first
-    if not _told:
-        print(f"\nedgedistill: stopped{said}", file=sys.stderr)
     _told.append(number)
+    if len(_told) == 1:
+        # Who reads it may be stopped as well, and the signal may come in the middle of another line.
+        with contextlib.suppress(OSError, RuntimeError):
+            print(f"\nedgedistill: stopped{said}", file=sys.stderr)
     check()
 
 

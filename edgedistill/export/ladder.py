@@ -31,8 +31,11 @@ from edgedistill.types import Exported, Progress, Recipe, Student, silent
 MODEL = "model.onnx"
 STEPS = 4
 """What a step of the ladder says has changed so often: an older one is not taken for today's."""
+ROUNDING = 1e-6
+"""A loss that is none: of the last digits of a mean."""
 LIKELIHOOD = "likelihood kept"
-"""Of a checkpoint's own words: exp(−KL), its perplexity over the file's, where nobody's rows say what is right."""
+"""Of what a checkpoint itself would say, where nobody's rows say what is right: exp(−KL) of its next tokens, which is
+the file's likelihood of a token over the checkpoint's, as a geometric mean over tokens that the checkpoint draws."""
 LIKELIHOOD_LOST = 0.05
 """A perplexity 5 % higher. Of Llama-3-8B, Q8_0 loses 0.1 %, Q4_K_M 3 % and Q4_0 7 % (tools/perplexity/README.md of
 llama.cpp, mean KL divergence). To ask for the same words is too much: a logit that is 0.01 higher turns a close
@@ -255,7 +258,7 @@ def judge(
     drop = student - file
     same = verdict(parity, exact=recipe.bits == 32)
     reason = f"{metric} {file:.4f}, before {student:.4f}; {allowed:.4f} may be lost"
-    passed = drop <= allowed
+    passed = drop <= allowed + ROUNDING
     # A file that loses too much fails for that; one that is another model fails however accurate it is.
     if not same["passed"] and (passed or recipe.bits == 32):
         passed, reason = False, same["reason"]
@@ -277,10 +280,11 @@ def judge_writing(recipe: Recipe, parity: dict[str, float], tolerance: float | N
     """The same for what writes, held against the checkpoint along its own answers.
 
     Args:
-        parity: with kl, checkpoint ‖ file in nats, mean over the places of the answers.
+        parity: with kl, checkpoint ‖ file in nats, mean over the places of the answers. One that is not finite keeps
+            nothing.
         tolerance: share of the likelihood that may be lost; None is `LIKELIHOOD_LOST`.
     """
-    kept = math.exp(-parity["kl"])
+    kept = math.exp(-parity["kl"]) if math.isfinite(parity["kl"]) else 0.0
     return judge(recipe, parity, kept, 1.0, LIKELIHOOD_LOST if tolerance is None else tolerance, metric=LIKELIHOOD)
 
 

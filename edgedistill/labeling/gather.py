@@ -18,7 +18,7 @@ from edgedistill.data.curate import NearDuplicates
 from edgedistill.data.read import Rejected, find_files, read_rows
 from edgedistill.errors import InputError
 from edgedistill.labeling.loop import Candidate
-from edgedistill.store import digest, file_sha256
+from edgedistill.store import digest, file_sha256, replace
 from edgedistill.tasks.task import Task
 from edgedistill.types import Progress
 
@@ -119,7 +119,7 @@ def _twins(task: Task, split: str, file: Path, texts: NearDuplicates) -> dict[in
 def _leave_out(file: Path, numbers: Collection[int]) -> None:
     """Removes candidates from a file."""
     whole = file.with_suffix(".whole")
-    file.rename(whole)
+    replace(file, whole)
     with whole.open(encoding="utf-8") as lines, file.open("w", encoding="utf-8") as kept:
         kept.writelines(line for number, line in enumerate(lines) if number not in numbers)
     whole.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import math
 import os
 import platform
 import signal
@@ -25,6 +26,8 @@ QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS
 """What measured processes are told, so that a tokenizer starts no threads of its own."""
 ITSELF = "cpu"
 """The target that is the machine one sits at."""
+SAME_RAM = 0.02
+"""What a system has of it differs a little from kernel to kernel."""
 PACKAGES = ("onnxruntime", "onnxruntime-genai", "llama-cpp-python", "tokenizers", "numpy")
 """What a bundle's runtime may run on."""
 
@@ -166,8 +169,16 @@ class Local(PythonLink):
 
 
 def is_here(device: Device) -> bool:
-    """Whether a profile is of the machine that this runs on."""
-    return device.name == ITSELF or (device.machine is not None and catalog.is_named(device, processor()))
+    """Whether a profile is of the machine that this runs on, or of another one like it: by name, cores and memory.
+
+    A name alone says little: processors of clouds are called after their maker, and many boards "aarch64".
+    """
+    if device.name == ITSELF:
+        return True
+    ram = _ram_bytes()
+    alike = ram is not None and math.isclose(ram, device.ram_bytes, rel_tol=SAME_RAM)
+    same = device.machine is not None and catalog.is_named(device, processor())
+    return same and alike and device.cores == os.cpu_count()
 
 
 def processor() -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from edgedistill.bench import compare as comparing
 from edgedistill.bench import harness, loadgen, results, rows
 from edgedistill.bench.baseline import Host
 from edgedistill.bench.course import HERE, of_bundle
+from edgedistill.bench.stopped import Stopped, unstopped
 from edgedistill.bundle import manifest
 from edgedistill.bundle.threads import write
 from edgedistill.config import read_request
@@ -92,7 +91,7 @@ def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched
         Stopped: the program was told to end; what was taken is kept, in NAME.stopped.bench.json.
     """
     told = manifest.verify(bundle).manifest
-    files = ResultFiles(bundle, asked.out)
+    files = ResultFiles(bundle, asked.out, asked.against)
     _check(asked)
     files.check()
     texts = rows.read(told, asked.data)
@@ -112,23 +111,35 @@ def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched
         progress = watch.begin("bench")
         try:
             result = harness.bench(bundle, entrants, texts, settings, threads=fixed, host=host, progress=progress)
-        except harness.Stopped as stop:
-            with _whole():
-                stop.kept = files.stopped(stop.result)
+        except Stopped as stop:
+            if stop.result is not None:
+                with unstopped():
+                    taken = stop.result()
+                    stop.kept = files.place(taken, files.keep(taken), stopped=True).file
+                    files.show(taken, stop.kept)
             raise
-        result = replace(result, teacher_cost=teacher_cost(bundle))
-        place = files.make_room(result, asked.against)
-        files.save(result, place.file)  # minutes of measuring: nothing that goes wrong from here on costs them
-        if asked.teacher is not None:
-            result = compared(result, known)
-        if asked.mlperf:
-            result = loadgen.added(result, bundle, texts.texts, progress=watch.begin("mlperf"))
-    result = write(bundle, result, wanted=asked.write_threads)
-    files.save(result, place.file)
-    found = () if earlier is None else comparing.compare(earlier, result)
-    # Where no earlier result is named, the one that lay there is the history.
-    history = (place.before,) if earlier is None else (earlier, found)
-    page = files.show(result, place.file, *history)
+        with unstopped(later=True):
+            result = replace(result, teacher_cost=teacher_cost(bundle))
+            file = files.keep(result)  # minutes of measuring: nothing that goes wrong from here on costs them
+        try:
+            if asked.teacher is not None:
+                result = compared(result, known)
+            if asked.mlperf:
+                result = loadgen.added(result, bundle, texts.texts, progress=watch.begin("mlperf"))
+            result = write(bundle, result, wanted=asked.write_threads)
+        except BaseException as error:
+            with unstopped():
+                kept = files.place(result, file).file
+                files.show(result, kept)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise Stopped(error, kept=kept) from error
+            raise
+    with unstopped():
+        place = files.place(result, file)
+        found = () if earlier is None else comparing.compare(earlier, result)
+        # Where no earlier result is named, the one that lay there is the history.
+        history = (place.before,) if earlier is None else (earlier, found)
+        page = files.show(result, place.file, *history)
     return Benched(result=result, comparisons=found, page=page, before=place.kept)
 
 
@@ -142,17 +153,3 @@ def _check(asked: Benching) -> None:
         raise InputError("MLPerf LoadGen runs on this machine", hint="add --on local, or leave --mlperf out")
     if asked.mlperf:
         loadgen.check()
-
-
-@contextmanager
-def _whole() -> Iterator[None]:
-    """What is done in it is done to its end, however often the program is told to stop."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # no signal ends anything there
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

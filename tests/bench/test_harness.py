@@ -17,6 +17,7 @@ from edgedistill.bench import harness, sweep
 from edgedistill.bench.compare import threads_of
 from edgedistill.bench.course import of_bundle
 from edgedistill.bench.rows import Asked
+from edgedistill.bench.stopped import Stopped
 from edgedistill.errors import InputError
 from edgedistill.links.link import Link
 from edgedistill.terminal.benches import result_tables
@@ -115,7 +116,7 @@ def test_a_host_that_cannot_answer_leaves_the_other_figures(made: Path) -> None:
 
 def stopped(made: Path, *links: Link, **changes: Any) -> Result:
     """What is left of a benchmark that one of the links ends."""
-    with pytest.raises(harness.Stopped) as stop:
+    with pytest.raises(Stopped) as stop:
         run(made, *links, **changes)
     assert stop.value.code == 130
     assert stop.value.result is not None
@@ -156,9 +157,17 @@ def test_a_disturbed_process_is_better_than_none_when_it_is_stopped(made: Path) 
     disturbed = {"foreign_cores": 1.0}
     (one,) = stopped(made, Made(change={0: disturbed, 1: disturbed}, stopped_at=2)).runs
     assert len(one.taken) == 1
-    assert one.in_effect["repeated"] == 2
+    assert one.in_effect["repeated"] == 1
     assert "other programs used 1.00 cores" in " ".join(one.reasons)
     assert figure(one, "latency").median > 0
+
+
+def test_a_disturbed_process_does_not_come_back_where_the_link_broke(made: Path) -> None:
+    """Round 1 is disturbed and taken again; in round 2 the link breaks, and the other device is stopped."""
+    broke = Made("ssh://a", change={0: {"foreign_cores": 1.0}}, breaks_at=4)
+    first, _ = stopped(made, broke, Made("ssh://b", stopped_at=4)).runs
+    assert {one.cell.what for one in first.taken} == {"memory", "answers"}
+    assert isinstance(missing(first)["latency"], NotMeasured)
 
 
 def test_a_stop_while_the_host_answers_loses_nothing(made: Path) -> None:

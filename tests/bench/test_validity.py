@@ -13,6 +13,14 @@ from tests.bench.devices import QUIET, timing, writing
 FINE = timing(random.Random(0), 20)
 
 
+@pytest.mark.parametrize(("slowest", "said"), [(1.04, ()), (1.3, ("the machine itself was up to 30% slower",))])
+def test_rounds_at_another_clock_are_rounds_on_another_machine(slowest: float, said: tuple[str, ...]) -> None:
+    """Heat: the first rounds agree, and the later ones are what a user gets."""
+    rounds = [FINE | {"reference_ms": [factor, 1.5 * factor]} for factor in (1.0, 1.0, 1.01, slowest, slowest)]
+    found = validity.reasons(rounds, {"latency": [1.0, 1.0, 1.01, slowest, slowest]})
+    assert [reason[: len(said[0])] for reason in found] == list(said) if said else found == ()
+
+
 def broken(**change: Any) -> set[str]:
     samples = FINE | change
     return set(validity.passing(samples)) | set(validity.lasting(samples, "Raspberry Pi 5 Model B Rev 1.0", 20))

@@ -20,7 +20,7 @@ from edgedistill.errors import IntegrityError, StageError
 from edgedistill.export.ladder import export, judge, judge_writing
 from edgedistill.export.onnx import to_onnx
 from edgedistill.export.parity import answers
-from edgedistill.store import Store, file_sha256
+from edgedistill.store import Store, canonical, file_sha256
 from edgedistill.types import Shape, Student
 
 INT8, FP32 = find_recipe("onnx-int8-dynamic"), find_recipe("onnx-fp32")
@@ -254,3 +254,9 @@ def test_what_writes_may_lose_a_share_of_the_likelihood(
     step = judge_writing(find_recipe("gguf-q8_0"), parity, tolerance)
     assert step["passed"] == passed
     assert step["metric"] == "likelihood kept"
+    canonical(step)  # is written down
+
+
+def test_who_allows_no_loss_gets_what_loses_the_last_digits_of_a_mean() -> None:
+    parity = {"kl": 3e-10, "top1_agreement": 1.0, "cosine": 1.0, "max_error": 1e-6}
+    assert judge_writing(find_recipe("onnx-fp32"), parity, 0.0)["passed"]

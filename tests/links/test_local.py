@@ -118,10 +118,12 @@ def test_a_cell_is_run_by_the_bundles_own_runtime_in_a_process_that_leaves_nothi
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runtime"]
 
 
-def test_a_profile_is_of_this_machine_by_the_name_that_it_gives_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_is_of_this_machine_by_its_name_its_cores_and_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "processor", lambda: "Intel(R) N100")
-    board = catalog.device("raspberrypi5")
+    monkeypatch.setattr(local, "_ram_bytes", lambda: 8_100_000_000)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    board = replace(catalog.device("raspberrypi5"), machine="Intel N100", ram_bytes=8_080_000_000, cores=4)
     assert local.is_here(catalog.device("cpu"))
-    assert local.is_here(replace(board, machine="Intel N100"))
-    assert not local.is_here(replace(board, machine="Intel N200"))
-    assert not local.is_here(board)
+    assert local.is_here(board)
+    for other in ({"machine": "Intel N200"}, {"machine": None}, {"ram_bytes": 4_000_000_000}, {"cores": 8}):
+        assert not local.is_here(replace(board, **other))
