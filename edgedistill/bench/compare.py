@@ -11,7 +11,7 @@ Two runs of the same bundle never give the same figures. What differs between th
     some calls      a clock may run faster for some of them, and a bundle may slow some of them: where the fastest calls
                     and the usual ones do not tell the same, nothing is told, and the note says so
     the machine     a clock that is lower today: both results time a reference that no bundle changes; what that one
-                    changed by is allowed for, and beyond 5 % nothing is compared; where a result has none, of
+                    surely changed by is allowed for, and beyond 5 % nothing is compared; where a result has none, of
                     an older version, it may have been anything up to that, so the bound of its times is wider by it
     what remains    an hour's drift that no round knows of: a difference has to be more than just noticeable
 
@@ -139,7 +139,7 @@ def _runs(a: DeviceRun, b: DeviceRun, asked_a: Mapping[str, Any], asked_b: Mappi
         if reason:
             yield _not(figure.name, a.link, reason)
         elif isinstance(figure, Measurement):
-            own = validity.MACHINE_WITHIN if machine is None else abs(machine - 1)
+            own = validity.MACHINE_WITHIN if machine is None else max(0.0, machine.low - 1, 1 - machine.high)
             bound = BOUNDS[name] + (own if name in TIMED else 0)
             yield _figure(figure, a, b, texts, bound)
     yield from _accuracy(a, b, other)
@@ -292,22 +292,22 @@ def _unstable(a: DeviceRun, b: DeviceRun) -> str:
     return "; ".join(said)
 
 
-def _machine(a: DeviceRun, b: DeviceRun) -> float | None:
-    """How much longer the reference takes in the second run; None where one of them has none."""
-    found = [_reference(run) for run in (a, b)]
-    return None if found[0] is None or found[1] is None else found[1] / found[0]
+def _machine(a: DeviceRun, b: DeviceRun) -> Estimate | None:
+    """How many times longer the reference takes in the second run; None where one of them has none, or one process."""
+    sides = [
+        [np.log([min(times)]) for one in run.taken if (times := one.samples.get("reference_ms"))] for run in (a, b)
+    ]
+    if min(map(len, sides)) < 2:
+        return None
+    found = differences.quartiles(*sides)
+    return Estimate(value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
 
 
-def _reference(run: DeviceRun) -> float | None:
-    """Its fastest call in each process; the median over processes."""
-    fastest = [min(times) for one in run.taken if (times := one.samples.get("reference_ms"))]
-    return statistics.median(fastest) if fastest else None
-
-
-def _another_clock(machine: float | None) -> str:
-    if machine is None or abs(machine - 1) <= validity.MACHINE_WITHIN:
+def _another_clock(machine: Estimate | None) -> str:
+    if machine is None or abs(machine.value - 1) <= validity.MACHINE_WITHIN:
         return ""
-    return f"the machine itself was {abs(machine - 1):.0%} {'slower' if machine > 1 else 'faster'} the second time"
+    slower = "slower" if machine.value > 1 else "faster"
+    return f"the machine itself was {abs(machine.value - 1):.0%} {slower} the second time"
 
 
 def _missing(a: Measurement | NotMeasured, b: Measurement | NotMeasured | None) -> str:

@@ -17,10 +17,11 @@ ROUNDS_WITHIN = 0.1
 """Of the better half of the rounds. Fresh processes on an idle machine differ by 2 to 4 % from where their memory lies;
 a tenth is another machine."""
 MACHINE_WITHIN = 0.05
-"""Of the reference that every timed process takes behind its samples, from round to round: its fastest call moves by
-0.3 % on a quiet machine, and what other programs do hardly reaches it. Rounds at another clock, as heat brings it or a
-boost that ends, are rounds on another machine; the faster of them are not what its user gets. Between two results it is
-no correction beyond that, as memory and processor do not slow down alike."""
+"""Of the reference that every timed process takes behind its samples. Where it takes longer in the last rounds, heat or
+the end of a boost has lowered the clock, and the faster rounds are not what a user gets. Between two results it is no
+correction beyond that: memory and processor do not slow down alike."""
+LAST = 2
+"""Rounds; one alone is held up now and then."""
 FOREIGN_CORES = 0.1
 """Other processes' load, in cores. An idle desktop has 0.01 to 0.05, a busy program on any core has 1; it takes the
 shared cache, the memory's bandwidth and the clock's reserve even where it takes no turn of ours."""
@@ -119,9 +120,9 @@ def reasons(
         for found in broken.values()
     ]
     references = [min(times) for samples in rounds if (times := samples.get("reference_ms"))]
-    if references and (slower := max(references) / min(references) - 1) > MACHINE_WITHIN:
+    if references and (slower := min(references[-LAST:]) / min(references) - 1) > MACHINE_WITHIN:
         said.append(
-            f"the machine itself was up to {slower:.0%} slower in some rounds than in others, and "
+            f"the machine itself was {slower:.0%} slower in the last rounds than before, and "
             f"{MACHINE_WITHIN:.0%} is allowed"
         )
     spreads = {name: apart(name, found) for name, found in centers.items() if found}
