@@ -1,7 +1,9 @@
 """How much more one result's rounds cost than another's, where most of what disturbs them only adds to their costs.
 
 Costs come as logarithms, so that differences are ratios. A figure has a list of them a round, and rounds are fresh
-processes.
+processes. Each round may have a clock: what a reference cost in it that no result changes. Of 30 results of one bundle
+on a host with other guests, taken within 20 minutes, what the calls took spread by 2.5 %, nine tenths of which the
+reference had as well, and by 1.1 % over the reference of their round (benchmarks/LOG.md).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ MOST_INSIDE = 500
 
 Floats = NDArray[np.float64]
 Rounds = Sequence[Floats]
+Clocks = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,26 +32,34 @@ class Difference:
     """How much more B costs than A, in logarithms.
 
     Attributes:
-        interval: by the cheaper rounds, with its 95 % interval.
+        interval: by the cheaper rounds over their clocks, with its 95 % interval.
+        raw: the same without clocks.
         floor: by the cheapest of all rounds.
         usual: as `interval`, by the cheaper quarter of the calls instead of the cheapest ones.
         middle: between the medians of all samples, p50 against p50.
     """
 
     interval: Estimate
+    raw: float
     floor: float
     usual: float
     middle: float
 
 
-def by_round(sides: Sequence[Rounds]) -> Difference:
-    """Of a figure whose samples are one population."""
-    interval = quartiles(*sides)
-    a, b = (min(map(np.median, rounds)) for rounds in sides)
-    return Difference(interval=interval, floor=float(b - a), usual=interval.value, middle=interval.value)
+def by_round(sides: Sequence[Rounds], clocks: Clocks | None = None) -> Difference:
+    """Of a figure whose samples are one population.
+
+    Args:
+        clocks: of every round of both sides, in logarithms; None where none is known or to be counted out.
+    """
+    over = _over(sides, clocks)
+    interval = quartiles(*over)
+    a, b = (min(map(np.median, rounds)) for rounds in over)
+    raw = _quartile(sides[1]) - _quartile(sides[0])
+    return Difference(interval=interval, raw=raw, floor=float(b - a), usual=interval.value, middle=interval.value)
 
 
-def by_text(sides: Sequence[Rounds], texts: int) -> Difference:
+def by_text(sides: Sequence[Rounds], texts: int, clocks: Clocks | None = None) -> Difference:
     """Of the times of single answers: every text is compared with itself.
 
     A text costs in a round what its fastest call does, of as many passes in every round, as more of them would find a
@@ -56,16 +67,24 @@ def by_text(sides: Sequence[Rounds], texts: int) -> Difference:
     the medians of results of one bundle spread by 2.7 %, and these by 0.7 % (benchmarks/LOG.md). What code adds to some
     calls alone, they do not see; `usual` and `middle` do.
     """
-    fastest, usual = (relative(sides, texts, share) for share in (0.0, QUARTILE))
+    raw = relative(sides, texts, 0.0)
+    fastest, usual = (_over(relative(sides, texts, share), clocks) for share in (0.0, QUARTILE))
     count = min(map(len, sides))
     a, b = (np.stack(rounds[:count]).min(axis=0) for rounds in fastest)
-    whole = [float(np.median(np.concatenate(rounds))) for rounds in sides]
+    whole = [float(np.median(np.concatenate(rounds))) for rounds in _over(sides, clocks)]
     return Difference(
         interval=quartiles(*fastest),
+        raw=_quartile(raw[1]) - _quartile(raw[0]),
         floor=float(np.median(b - a)),
         usual=_quartile(usual[1]) - _quartile(usual[0]),
         middle=whole[1] - whole[0],
     )
+
+
+def _over(sides: Sequence[Rounds], clocks: Clocks | None) -> Sequence[Rounds]:
+    if clocks is None:
+        return sides
+    return [[one - clock for one, clock in zip(*side, strict=True)] for side in zip(sides, clocks, strict=True)]
 
 
 def relative(sides: Sequence[Rounds], texts: int, share: float) -> list[list[Floats]]:
@@ -83,6 +102,14 @@ def relative(sides: Sequence[Rounds], texts: int, share: float) -> list[list[Flo
     return [[one - all_rounds for one in rounds] for rounds in each]
 
 
+def known(rounds: Rounds, texts: int, clocks: Sequence[float] | None = None) -> float:
+    """How closely one result knows what `by_text` compares: half its 95 % interval, in logarithms."""
+    (fastest,) = _over(relative([rounds], texts, 0.0), None if clocks is None else [clocks])
+    drawn = _drawn(fastest, np.random.default_rng(0))
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(high - low) / 2 * _stretch(len(fastest))
+
+
 def quartiles(a: Rounds, b: Rounds, *, seed: int = 0) -> Estimate:
     """How much more B costs than A: the lower quartile over rounds of each round's median.
 
@@ -97,9 +124,12 @@ def quartiles(a: Rounds, b: Rounds, *, seed: int = 0) -> Estimate:
     value = _quartile(b) - _quartile(a)
     drawn = _drawn(b, chance) - _drawn(a, chance)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    fewest = min(len(a), len(b))
-    stretch = math.sqrt(fewest / (fewest - 1))
+    stretch = _stretch(min(len(a), len(b)))
     return Estimate(value=value, low=value + stretch * (low - value), high=value + stretch * (high - value))
+
+
+def _stretch(rounds: int) -> float:
+    return math.sqrt(rounds / (rounds - 1))
 
 
 def _quartile(rounds: Rounds) -> float:

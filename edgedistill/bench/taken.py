@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -43,6 +44,13 @@ def times(rounds: Sequence[Samples], kind: Kind, *, stable: bool) -> Iterator[Fi
     for name in ("cold_start", "load", "first_answer"):
         values = [samples.get(f"{name}_ms") for samples in rounds]
         yield each(name, "ms", values, kind, stable=stable, reason=NO_START)
+
+
+def clocks(rounds: Sequence[Samples]) -> list[float] | None:
+    """What the reference of the machine took in each timed process, in logarithms; None where one of them has none."""
+    if not rounds or not all(samples.get("reference_ms") for samples in rounds):
+        return None
+    return [math.log(min(samples["reference_ms"])) for samples in rounds]
 
 
 def writing(rounds: Sequence[Samples], kind: Kind, *, stable: bool) -> Iterator[Figure]:

@@ -129,11 +129,17 @@ def test_what_holds_some_calls_up_is_no_slower_model_and_is_said(usual: Result, 
 )
 def test_worse_needs_the_fastest_round_and_the_usual_calls(floor: float, usual: float, verdict: str) -> None:
     interval = Estimate(value=0.06, low=0.04, high=0.08)
-    found = Difference(interval=interval, floor=floor, usual=usual, middle=0.06)
+    found = Difference(interval=interval, raw=0.06, floor=floor, usual=usual, middle=0.06)
     assert judged(found, 0.02)[0] == verdict
     turned = Estimate(value=-0.06, low=-0.08, high=-0.04)
-    found = Difference(interval=turned, floor=-floor, usual=-usual, middle=-0.06)
+    found = Difference(interval=turned, raw=-0.06, floor=-floor, usual=-usual, middle=-0.06)
     assert judged(found, 0.02)[0] == verdict.replace("worse", "better")
+
+
+def test_what_differs_over_the_reference_alone_is_no_slower_bundle() -> None:
+    """The machine is 4 % faster, and a bundle that waits for memory is as fast as before."""
+    found = Difference(interval=Estimate(value=0.04, low=0.03, high=0.05), raw=0.0, floor=0.04, usual=0.04, middle=0.04)
+    assert judged(found, 0.02)[0] == "equal"
 
 
 @pytest.mark.parametrize(("share", "factor"), [(0.6, 1.5), (0.9, 1.09)])
