@@ -190,10 +190,11 @@ async def _timing(tab: Tab, _: Content | None) -> Mapping[str, Any]:
     finished = await tab.ask("page.finish()")
     return {
         **prepared,
-        **taken,
+        "latency_ms": taken["latency_ms"],
+        "ended_by": taken["ended_by"],
         "throughput_rows_s": finished["throughput_rows_s"],
         "reference_ms": finished["reference_ms"],
-        "anchors_ms": [prepared["anchors_ms"], finished["anchors_ms"]],
+        "anchors_ms": [prepared["anchors_ms"], taken["after_ms"]],
         **_silent(tab),
         **_between(before, after),
     }
