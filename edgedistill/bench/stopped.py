@@ -32,21 +32,14 @@ class Stopped(SystemExit, KeyboardInterrupt):
 
 
 @contextmanager
-def unstopped(*, later: bool = False) -> Iterator[None]:
-    """What is done in it is done to its end, however often the program is told to stop.
-
-    Args:
-        later: it is told so again behind it.
-    """
+def unstopped() -> Iterator[None]:
+    """What is done in it, for some milliseconds, is done to its end, however often the program is told to stop."""
     if threading.current_thread() is not threading.main_thread():
         yield  # no signal ends anything there
         return
-    told: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: told.append(number)) for number in SIGNALS}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if told and later:
-        signal.raise_signal(told[0])

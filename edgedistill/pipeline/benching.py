@@ -88,7 +88,7 @@ def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched
     Raises:
         InputError: an address, the rows or the earlier result cannot be used; nothing was measured.
         IntegrityError: the bundle is not as it was built.
-        Stopped: the program was told to end; what was taken is kept, in NAME.stopped.bench.json.
+        Stopped: the program was told to end; `kept` says where what was taken is.
     """
     told = manifest.verify(bundle).manifest
     files = ResultFiles(bundle, asked.out, asked.against)
@@ -118,7 +118,7 @@ def bench(bundle: Path, asked: Benching, *, watch: Watch = UNWATCHED) -> Benched
                     stop.kept = files.place(taken, files.keep(taken), stopped=True).file
                     files.show(taken, stop.kept)
             raise
-        with unstopped(later=True):
+        with unstopped():
             result = replace(result, teacher_cost=teacher_cost(bundle))
             file = files.keep(result)  # minutes of measuring: nothing that goes wrong from here on costs them
         try:
