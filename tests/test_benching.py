@@ -290,7 +290,7 @@ def test_what_a_stopped_benchmark_left_goes_only_where_the_next_one_has_all_of_i
     unpaged["local"] = Made(stopped_at=2)
     with pytest.raises(SystemExit):
         bench(folder, "--threads", "1")
-    assert first in [path.read_bytes() for path in folder.parent.glob("made-cpu.2*.bench.json")]
+    assert first in [path.read_bytes() for path in folder.parent.glob("made-cpu.2*.stopped.bench.json")]
     unpaged["local"] = Made()
     bench(folder, "--threads", "1", "--against", str(left))
     assert left.is_file()

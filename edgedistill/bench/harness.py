@@ -187,9 +187,9 @@ class _Bench:
     @contextmanager
     def _step(self, course: Course, step: str, note: str, what: What | None = None) -> Iterator[None]:
         """One step of one course, on the way to a kind of cells: an error in it ends that course and no other."""
-        self._tell(f"{course.entrant.link.address}, {course.entrant.contender}, {note}")
         try:
             with self.pace.step(id(course), step):
+                self._tell(f"{course.entrant.link.address}, {course.entrant.contender}, {note}")
                 yield
         except EdgeDistillError as error:
             self.pace.drop(id(course))
@@ -201,7 +201,9 @@ class _Bench:
 
     def _each(self, course: Course, what: What, number: int, do: Callable[[Course, Cell, int], None]) -> None:
         if course.can(what):
-            with self._step(course, what, f"{what}, round {number + 1}", what):
+            asked = self.workload.rounds
+            most = f" of at most {MOST_ROUNDS * asked}" if number >= asked else ""
+            with self._step(course, what, f"{what}, round {number + 1}{most}", what):
                 do(course, self._cell(course, what), number)
 
     def _cell(self, course: Course, what: What) -> Cell:

@@ -103,7 +103,7 @@ class ResultFiles:
             results.write(result, file)
             if self._is_against(to):
                 return Place(file=file)
-            before, kept = (None, None) if state == "failed" else self._set_aside(to)
+            before, kept = (None, None) if state == "failed" else self._set_aside(state)
             replace(file, to)
             if not state:
                 self._remove_stopped(result)
@@ -132,19 +132,20 @@ class ResultFiles:
     def _file(self, state: str = "") -> Path:
         return self.folder / f"{self._name}{state and '.'}{state}{results.SUFFIX}"
 
-    def _unused(self, created: str) -> Path:
+    def _unused(self, created: str, state: str = "") -> Path:
         """A name with a time in it, and a number where several have the same."""
-        when = re.sub("[^0-9]", "", created)[:14]
-        names = (self._file(f"{when}{f'-{number}' if number > 1 else ''}") for number in count(1))
+        when, end = re.sub("[^0-9]", "", created)[:14], state and f".{state}"
+        names = (self._file(f"{when}{f'-{number}' if number > 1 else ''}{end}") for number in count(1))
         return next(file for file in names if not any(file.with_suffix(suffix).exists() for suffix in PARTS))
 
-    def _set_aside(self, file: Path) -> tuple[Result | None, Path | None]:
+    def _set_aside(self, state: str) -> tuple[Result | None, Path | None]:
         """Gives a result that lies where a new one goes its time in its name, and its pages with it."""
+        file = self._file(state)
         if not file.exists():
             return None, None
         before = _read(file)
         modified = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat()
-        kept = self._unused(modified if before is None else before.created)
+        kept = self._unused(modified if before is None else before.created, state)
         for suffix in PARTS:
             with contextlib.suppress(FileNotFoundError):
                 replace(file.with_suffix(suffix), kept.with_suffix(suffix))

@@ -15,8 +15,8 @@ from edgedistill.types import NotMeasured, Result
 
 SETTINGS = {
     "threads": "Threads",
-    "within": "Half width at which repeats end",
-    "limit_s": "Limit of the repeats",
+    "within": "Half width at which the repeats of a process end",
+    "limit_s": "Limit of the repeats of a process",
     "rounds": "Rounds, each in fresh processes",
     "repeated": "Disturbed processes, taken again",
 }
@@ -36,7 +36,7 @@ def validity(of: Sequence[Column]) -> Section:
     rows: list[tuple[str, Find]] = [("Rules of the protocol", _stable)]
     rows += [(SETTINGS.get(key, label(key)), _setting(key)) for key in _settings(own)]
     rows += [
-        ("Repeats ended by", _ended),
+        ("Repeats of a process ended by", _ended),
         ("Drift of the same texts, before to after", _drift),
         ("Other programs' load", _most(_foreign, "cores")),
         ("Ready, but waiting for a core", _most(_waited, "share")),

@@ -20,6 +20,8 @@ BAR = 24
 REDRAW_S = 0.2
 REFRESHED_A_SECOND = 1
 """Seldom enough that a benchmark does not see it."""
+LOGGED_S = 30.0
+"""From line to line of a stage in a log."""
 UNBROKEN = 100_000
 """Characters a line where no terminal is: a log has one line a stage."""
 
@@ -27,7 +29,8 @@ UNBROKEN = 100_000
 class Lines:
     """One line a stage on standard error: name, time, what came out; a live bar while it runs.
 
-    Without a terminal, finished lines only. `quiet` shows nothing. `step` is called at every step.
+    Without a terminal, finished lines, and now and then where a long stage is. `quiet` shows nothing. `step` is called
+    at every step.
     """
 
     def __init__(self, *, quiet: bool = False, step: Callable[[], None] = lambda: None) -> None:
@@ -35,7 +38,7 @@ class Lines:
         width = None if sys.stderr.isatty() else UNBROKEN
         self._console = Console(stderr=True, quiet=quiet, highlight=False, width=width)
         self._at: _At | None = None
-        self._drawn = 0.0
+        self._drawn = self._logged = 0.0
         self._live = Live(
             console=self._console, get_renderable=self._line, refresh_per_second=REFRESHED_A_SECOND, transient=True
         )
@@ -50,7 +53,7 @@ class Lines:
 
     def begin(self, stage: str) -> Progress:
         """Starts the line of a stage."""
-        self._drawn = 0.0
+        self._drawn, self._logged = 0.0, time.monotonic()
         self._show(_At(stage=stage, started=time.monotonic()))
         return self._advance
 
@@ -68,6 +71,9 @@ class Lines:
     def _advance(self, done: int, total: int, note: str = "") -> None:
         self._step()
         now = time.monotonic()
+        if not self._console.is_terminal and self._at is not None and now - self._logged >= LOGGED_S:
+            self._logged = now
+            self._console.print(f"  {self._at.stage:<9}{_seconds(now - self._at.started):>8}  {note}")
         if now - self._drawn < REDRAW_S and done < total:
             return
         self._drawn = now

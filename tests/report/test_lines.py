@@ -55,3 +55,14 @@ def test_the_clocks_of_a_line_go_on_while_a_stage_says_nothing(monkeypatch: pyte
             shown._live.refresh()
             assert all(part in screen.getvalue() for part in told.split("|"))
             assert ("left" in screen.getvalue()) == ("left" in told)
+
+
+def test_a_log_says_now_and_then_where_a_long_stage_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(lines, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(sys, "stderr", log := io.StringIO())
+    advance = Lines().begin("bench")
+    for step in range(1, 8):
+        now[0] += 10
+        advance(step, 10, f"step {step}")
+    assert log.getvalue() == "  bench      30.0 s  step 3\n  bench    1:00 min  step 6\n"
