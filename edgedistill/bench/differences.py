@@ -2,8 +2,8 @@
 
 Costs come as logarithms, so that differences are ratios. A figure has a list of them a round, and rounds are fresh
 processes. Each round may have a clock: what a reference cost in it that no result changes. Of 30 results of one bundle
-on a host with other guests, taken within 20 minutes, what the calls took spread by 2.5 %, nine tenths of which the
-reference had as well, and by 1.1 % over the reference of their round (benchmarks/LOG.md).
+on a host with other guests, taken within 20 minutes, every two differed by 2.5 % in what the calls took, and by 1.1 %
+over the reference of their round (benchmarks/LOG.md).
 """
 
 from __future__ import annotations
