@@ -305,8 +305,9 @@ def _unstable(a: DeviceRun, b: DeviceRun) -> str:
 
 
 def _clocks(a: DeviceRun, b: DeviceRun) -> Clocks | None:
-    """Of both runs, where each of their processes that answer has one."""
-    first, second = (taken.clocks([one.samples for one in run.taken if one.cell.what == "timing"]) for run in (a, b))
+    """What the reference took in both runs, where each of their timed processes has one."""
+    timed = [[one.samples for one in run.taken if one.cell.what in ("timing", "writing")] for run in (a, b)]
+    first, second = map(taken.clocks, timed)
     return None if first is None or second is None else [first, second]
 
 
@@ -317,12 +318,10 @@ def _allowed(machine: Estimate | None) -> float:
 
 def _machine(a: DeviceRun, b: DeviceRun) -> Estimate | None:
     """How many times longer the reference takes in the second run; None where one of them has none, or one process."""
-    sides = [
-        [np.log([min(times)]) for one in run.taken if (times := one.samples.get("reference_ms"))] for run in (a, b)
-    ]
-    if min(map(len, sides)) < 2:
+    clocks = _clocks(a, b)
+    if clocks is None or min(map(len, clocks)) < 2:
         return None
-    found = differences.quartiles(*sides)
+    found = differences.quartiles(*([np.array([clock]) for clock in side] for side in clocks))
     return Estimate(value=math.exp(found.value), low=math.exp(found.low), high=math.exp(found.high))
 
 

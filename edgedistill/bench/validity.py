@@ -6,8 +6,11 @@ and answers are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from edgedistill.bench import taken
 
 Samples = Mapping[str, Any]
 
@@ -119,8 +122,8 @@ def reasons(
         f"{found[0]} ({'in 1' if len(found) == 1 else f'the first of {len(found)}'} of {len(rounds)} rounds)"
         for found in broken.values()
     ]
-    references = [min(times) for samples in rounds if (times := samples.get("reference_ms"))]
-    if references and (slower := min(references[-LAST:]) / min(references) - 1) > MACHINE_WITHIN:
+    clocks = taken.clocks(rounds)
+    if clocks and (slower := math.expm1(min(clocks[-LAST:]) - min(clocks))) > MACHINE_WITHIN:
         said.append(
             f"the machine itself was {slower:.0%} slower in the last rounds than before, and "
             f"{MACHINE_WITHIN:.0%} is allowed"
